@@ -1,0 +1,164 @@
+"""The console script `stretto`: finds the command, runs it, and turns whatever happens into words and an exit code.
+
+Nothing but the standard library is imported here, so `--help` and `--version` always work; a command's module is
+imported when that command is asked for, and a library that it lacks is named with the extra that brings it.
+"""
+
+import argparse
+import difflib
+import importlib
+import importlib.metadata
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import NoReturn
+
+from stretto.cli.failure import USED_WRONGLY, CommandFailed, used_wrongly
+from stretto.cli.report import show_error
+
+INTERRUPTED = 130
+EXAMPLES = """\
+examples:
+  stretto serve                                    start a server with two small models
+  stretto chat                                     talk to it
+  stretto generate "The capital of France is" --max-tokens 8
+  stretto embed "A man eats food." "A person is eating." --similarity
+  stretto models --json | jq .id                   what is loaded
+
+Commands talk to 127.0.0.1:50051, to STRETTO_TARGET, or to --target HOST:PORT.
+`stretto COMMAND --help` has more. Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A command of the script: its line in --help, its module, and the extra that holds what it imports."""
+
+    summary: str
+    module: str
+    extra: str
+
+
+COMMANDS = {
+    "serve": Command(summary="start a server", module="stretto.cli.serve", extra="serve"),
+    "chat": Command(summary="talk to a model", module="stretto.cli.chat", extra="cli"),
+    "generate": Command(summary="continue a text", module="stretto.cli.generate", extra="cli"),
+    "embed": Command(summary="turn texts into vectors", module="stretto.cli.embed", extra="cli"),
+    "models": Command(summary="show what is loaded, or can be", module="stretto.cli.models", extra="cli"),
+    "inspect": Command(summary="show what a checkpoint is, offline", module="stretto.cli.inspect", extra="serve"),
+    "pull": Command(summary="fetch models before they are needed", module="stretto.cli.pull", extra="serve"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with its mistakes told in this program's way."""
+
+    def error(self, message: str) -> NoReturn:
+        raise used_wrongly(f"{message}.", f"{self.prog} --help has the whole list.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        _speak_utf8()
+        code = _run(words)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _forget_stdout()
+        return 0
+    except SystemExit as end:  # argparse's, after --help and --version
+        return end.code if isinstance(end.code, int) else USED_WRONGLY
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        show_error(error, sys.stderr)
+        return error.exit_code if isinstance(error, CommandFailed) else 1
+    return code
+
+
+def _run(words: list[str]) -> int:
+    name = next((word for word in words if not word.startswith("-")), None)
+    if name is None:
+        parser = _parser(None)
+        parser.parse_args(words)  # answers --help and --version, refuses the rest
+        parser.print_help(sys.stderr)
+        return USED_WRONGLY
+    if name not in COMMANDS:
+        raise used_wrongly(f"no command {name!r}.", _meant(name))
+    if COMMANDS[name].extra == "cli" and "--debug" not in words:
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # a broken connection is told as an error, once, in our words
+    try:
+        options = _parser(name).parse_args(words)
+        code: int = _imported(name).run(options)
+        return code
+    except ModuleNotFoundError as missing:
+        if (missing.name or "stretto").startswith("stretto"):  # not a library: this program is broken
+            raise
+        raise _lacking(name, missing) from missing
+
+
+def _parser(chosen: str | None) -> Parser:
+    """The whole program's parser; only the chosen command's module is imported and has arguments."""
+    parser = Parser(
+        prog="stretto",
+        description="Generate text and embed it, from checkpoints on your own machine.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"stretto {importlib.metadata.version('stretto')}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, command in COMMANDS.items():
+        below = commands.add_parser(
+            name,
+            help=command.summary,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        below.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks of errors")
+        if name == chosen:
+            _imported(name).add_arguments(below)
+    return parser
+
+
+def _imported(name: str) -> ModuleType:
+    """The command's module: it has `add_arguments(parser)` and `run(arguments) -> int`."""
+    return importlib.import_module(COMMANDS[name].module)
+
+
+def _lacking(name: str, missing: ModuleNotFoundError) -> CommandFailed:
+    extra = COMMANDS[name].extra
+    return used_wrongly(
+        f"stretto {name} needs {missing.name}, which is not installed.",
+        f"Install it:  pip install 'stretto[{extra}]'",
+    )
+
+
+def _meant(name: str) -> str:
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    guess = f"Did you mean {near[0]}?  " if near else ""
+    return f"{guess}Commands: {', '.join(COMMANDS)}."
+
+
+def _speak_utf8() -> None:
+    """A pipe's encoding is whatever the locale says; results are UTF-8 everywhere."""
+    for stream in (sys.stdout, sys.stderr):
+        if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
+            reconfigure(encoding="utf-8")
+
+
+def _forget_stdout() -> None:
+    """Nobody reads any more: what Python flushes at exit goes nowhere instead of failing again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Where a client connects and how the connection behaves: target, credentials, keepalive, retries, sizes."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from stretto.client.errors import invalid
+
+DEFAULT_TARGET = "127.0.0.1:50051"
+MAX_REPLY_BYTES = 64 << 20
+SERVICES = ("stretto.v1.GenerationService", "stretto.v1.EmbeddingService", "stretto.v1.ModelService")
+
+# Retried: only what no server has begun. A server sends its headers when it admits a request, and grpc never retries
+# after headers. retryThrottling is the retry budget: retries stop while more than about one call in ten fails.
+SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [{"service": service} for service in SERVICES],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 3,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+}
+OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
+    ("grpc.max_send_message_length", MAX_REPLY_BYTES),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.enable_retries", 1),
+    ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+)
+METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
+METADATA_VALUE = re.compile(r"[\x20-\x7e]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """Everything that the two kinds of channel are made from."""
+
+    target: str
+    timeout: float
+    credentials: grpc.ChannelCredentials | None
+    metadata: tuple[tuple[str, str], ...] = field(repr=False)  # holds the token
+
+    def open(self) -> grpc.Channel:
+        if self.credentials is None:
+            return grpc.insecure_channel(self.target, OPTIONS)
+        return grpc.secure_channel(self.target, self.credentials, OPTIONS)
+
+    def open_async(self) -> grpc.aio.Channel:
+        if self.credentials is None:
+            return grpc.aio.insecure_channel(self.target, OPTIONS)
+        return grpc.aio.secure_channel(self.target, self.credentials, OPTIONS)
+
+
+def connection(
+    target: str | None,
+    *,
+    timeout: float,
+    token: str | None,
+    tls: bool,
+    root_certificates: Path | None,
+    metadata: Mapping[str, str] | None,
+) -> Connection:
+    """Refuses here what grpc would only refuse in the middle of a call."""
+    return Connection(
+        target=target or os.environ.get("STRETTO_TARGET") or DEFAULT_TARGET,
+        timeout=checked_timeout(timeout),
+        credentials=_credentials(tls, root_certificates),
+        metadata=tuple(_metadata(token, metadata or {})),
+    )
+
+
+def checked_timeout(timeout: float) -> float:
+    """Seconds; a call without an end is refused."""
+    if not (isinstance(timeout, int | float) and 0 < timeout < math.inf):
+        raise invalid(f"timeout must be a positive number of seconds; got {timeout!r}.", "timeout")
+    return float(timeout)
+
+
+def _credentials(tls: bool, root_certificates: Path | None) -> grpc.ChannelCredentials | None:
+    if not tls and root_certificates is None:
+        return None
+    roots = None if root_certificates is None else Path(root_certificates).read_bytes()
+    return grpc.ssl_channel_credentials(root_certificates=roots)
+
+
+def _metadata(token: str | None, metadata: Mapping[str, str]) -> list[tuple[str, str]]:
+    pairs = list(metadata.items())
+    for key, value in pairs:
+        if not METADATA_KEY.fullmatch(key) or key.startswith("grpc-") or key.endswith("-bin"):
+            raise invalid(
+                f"metadata key {key!r} is not allowed: lower-case letters, digits, '_', '.' and '-' only, "
+                "no 'grpc-' in front, no '-bin' at the end.",
+                "metadata",
+            )
+        if not METADATA_VALUE.fullmatch(value):
+            raise invalid(f"metadata value of {key!r} holds something else than printable ASCII.", "metadata")
+    if token is not None:
+        if not token or not METADATA_VALUE.fullmatch(token):
+            raise invalid("token is empty or holds something else than printable ASCII.", "token")
+        pairs.append(("authorization", f"Bearer {token}"))
+    return pairs

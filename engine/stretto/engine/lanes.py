@@ -1,0 +1,235 @@
+"""A lane is one model's one kind of work: its queue, and what computes it."""
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from stretto.engine.cache.block_pool import BlockPool
+from stretto.engine.cache.kv_cache import KVCache
+from stretto.engine.config import Limits
+from stretto.engine.encoder import Encoder
+from stretto.engine.errors import EngineFailure
+from stretto.engine.messages import Command, Encode, Event, Failed, Gauges, Generate, Kind, Step, Stop
+from stretto.engine.pace import Pace
+from stretto.engine.packer import Packer, Text, failure
+from stretto.engine.runner import Runner
+from stretto.engine.scheduler import Scheduler
+from stretto.engine.sequence import Batch, Drawn, Slice
+
+LOG = logging.getLogger("stretto.engine")
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Lane(Protocol):
+    """What the loop needs of a lane. `spent` is the time it has had, in seconds: the loop's to keep."""
+
+    spent: float
+
+    @property
+    def idle(self) -> bool: ...
+
+    @property
+    def decoding(self) -> bool:
+        """Whether somebody here waits for his next token, so that every lane's steps must be short."""
+        ...
+
+    def takes(self, command: Command) -> bool: ...
+    def add(self, command: Command, now: float) -> None: ...
+    def cancel(self, request_id: int) -> None: ...
+    def stop(self, command: Stop, now: float) -> list[Event]: ...
+    def expire(self, now: float) -> list[Event]: ...
+    def step(self, seconds: float | None) -> list[Event]: ...
+    def gauges(self, now: float) -> Gauges: ...
+
+
+class CausalLane:
+    """Generation: a scheduler says which tokens, a runner computes them."""
+
+    def __init__(self, model: str, runner: Runner, cache: KVCache, limits: Limits) -> None:
+        self.spent = 0.0
+        self._model = model
+        self._runner = runner
+        self._cache = cache
+        self._limits = limits
+        self._pace = Pace()
+        self.scheduler = Scheduler(BlockPool(cache.num_blocks, cache.block_size), limits.max_sequences)
+
+    @property
+    def idle(self) -> bool:
+        return self.scheduler.idle
+
+    @property
+    def decoding(self) -> bool:
+        return self.scheduler.decoding
+
+    def takes(self, command: Command) -> bool:
+        return isinstance(command, Generate)
+
+    def add(self, command: Command, now: float) -> None:
+        assert isinstance(command, Generate)
+        self.scheduler.add(command, now)
+
+    def cancel(self, request_id: int) -> None:
+        self.scheduler.cancel(request_id)
+
+    def stop(self, command: Stop, now: float) -> list[Event]:
+        return list(self.scheduler.stop(command.id, command.candidate, now))
+
+    def expire(self, now: float) -> list[Event]:
+        return list(self.scheduler.expire(now))
+
+    def step(self, seconds: float | None) -> list[Event]:
+        begun = time.monotonic()
+        most = self._limits.step_tokens
+        batch = self.scheduler.plan(most, self._pace.tokens_in(seconds, most), begun)
+        if not batch:
+            return []
+        results = in_halves(self._runner.run, batch)
+        events: list[Event] = []
+        for request_id, why in _culprits(batch, results).items():
+            events.append(self._fail(request_id, why))
+        alive = [(piece, drawn) for piece, drawn in zip(batch, results, strict=True) if piece.sequence.blocks]
+        now = time.monotonic()
+        drawn = [draw for _, draw in alive if not isinstance(draw, Exception)]
+        events += self.scheduler.commit([piece for piece, _ in alive], drawn, now)
+        events.append(self._report(batch, now - begun))
+        return events
+
+    def gauges(self, now: float) -> Gauges:
+        pool = self.scheduler.pool
+        return Gauges(
+            model=self._model,
+            waiting=self.scheduler.num_waiting,
+            waiting_tokens=self.scheduler.waiting_tokens,
+            running=self.scheduler.num_running,
+            oldest_wait_seconds=self.scheduler.oldest_wait(now),
+            blocks_free=pool.free,
+            blocks_held=pool.held,
+            blocks_published=pool.published,
+        )
+
+    def _fail(self, request_id: int, why: Exception | None) -> Failed:
+        """End a request whose own tokens made the step fail; what it left in the cache must hurt nobody."""
+        self._cache.zero(self.scheduler.fail(request_id))
+        return Failed(id=request_id, reason=EngineFailure.reason, message=_logged(why, "its logits are not numbers"))
+
+    def _report(self, batch: Batch, seconds: float) -> Step:
+        tokens, decoding = sum(piece.count for piece in batch), [piece.count == 1 for piece in batch]
+        kind: Kind = "decode" if all(decoding) else "mixed" if any(decoding) else "prefill"
+        self._pace.learn(tokens, seconds)
+        scheduler = self.scheduler
+        step = Step(
+            model=self._model,
+            kind=kind,
+            seconds=seconds,
+            sequences=len(batch),
+            tokens=tokens,
+            preemptions=scheduler.preemptions,
+            prefix_queried=scheduler.prefix_queried,
+            prefix_hit=scheduler.prefix_hit,
+        )
+        scheduler.preemptions = scheduler.prefix_queried = scheduler.prefix_hit = 0
+        return step
+
+
+class EncodeLane:
+    """Embedding: a packer says which texts, an encoder computes them."""
+
+    decoding = False
+
+    def __init__(self, model: str, encoder: Encoder, limits: Limits) -> None:
+        self.spent = 0.0
+        self._model = model
+        self._encoder = encoder
+        self._limits = limits
+        self._pace = Pace()
+        self.packer = Packer()
+
+    @property
+    def idle(self) -> bool:
+        return self.packer.idle
+
+    def takes(self, command: Command) -> bool:
+        return isinstance(command, Encode)
+
+    def add(self, command: Command, now: float) -> None:
+        assert isinstance(command, Encode)
+        self.packer.add(command, now)
+
+    def cancel(self, request_id: int) -> None:
+        self.packer.cancel(request_id)
+
+    def stop(self, command: Stop, now: float) -> list[Event]:
+        return []  # a text has no candidates
+
+    def expire(self, now: float) -> list[Event]:
+        return list(self.packer.expire(now))
+
+    def step(self, seconds: float | None) -> list[Event]:
+        begun = time.monotonic()
+        batch = self.packer.plan(self._pace.tokens_in(seconds, self._limits.encode_tokens), begun)
+        if not batch:
+            return []
+        results = in_halves(self._encode, batch)
+        now = time.monotonic()
+        tokens = sum(len(text.request.ids) for text in batch)
+        self._pace.learn(tokens, now - begun)
+        done = [
+            (text, vector) for text, vector in zip(batch, results, strict=True) if not isinstance(vector, Exception)
+        ]
+        events: list[Event] = [
+            failure(text, _logged(why, ""))
+            for text, why in zip(batch, results, strict=True)
+            if isinstance(why, Exception)
+        ]
+        events += self.packer.commit([text for text, _ in done], [vector for _, vector in done], now)
+        events.append(Step(model=self._model, kind="encode", seconds=now - begun, sequences=len(batch), tokens=tokens))
+        return events
+
+    def gauges(self, now: float) -> Gauges:
+        return Gauges(
+            model=self._model,
+            waiting=self.packer.num_waiting,
+            waiting_tokens=self.packer.waiting_tokens,
+            running=0,
+            oldest_wait_seconds=self.packer.oldest_wait(now),
+        )
+
+    def _encode(self, batch: list[Text]) -> list[bytes | None]:
+        return self._encoder.run([text.request for text in batch])
+
+
+def in_halves(run: Callable[[list[Item]], list[Result]], batch: list[Item]) -> list[Result | Exception]:
+    """Run a batch; where that raises, run its halves, so that only the item at fault is left with the exception.
+
+    Running an item again is harmless: it writes the same keys and values to the same places.
+    """
+    try:
+        return list(run(batch))
+    except Exception as error:
+        if len(batch) == 1:
+            return [error]
+        middle = len(batch) // 2
+        return in_halves(run, batch[:middle]) + in_halves(run, batch[middle:])
+
+
+def _culprits(batch: list[Slice], results: list[Drawn | Exception | None]) -> dict[int, Exception | None]:
+    """The requests that can't go on: what they raised, or None where their logits were no numbers."""
+    found: dict[int, Exception | None] = {}
+    for piece, result in zip(batch, results, strict=True):
+        if isinstance(result, Exception):
+            found[piece.sequence.request.id] = result
+        elif result is not None and not result.healthy:
+            found.setdefault(piece.sequence.request.id, None)
+    return found
+
+
+def _logged(why: Exception | None, otherwise: str) -> str:
+    """Write what happened to the log under a new error id, and return what the caller may know."""
+    error_id = uuid.uuid4().hex[:12]
+    LOG.error("error %s: a request failed in the engine: %s", error_id, otherwise, exc_info=why)
+    return f"The engine could not compute this request; the others go on. The server's log has it as error {error_id}."

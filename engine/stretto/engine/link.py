@@ -1,0 +1,115 @@
+"""
+The way between the server process and the engine process: one socket pair, length-prefixed msgpack, no pickle.
+
+A frame is four bytes of length, little-endian, and that many bytes: a list of commands one way, a list of events the
+other. A frame stays under FRAME_BYTES, so that no pile of vectors delays a token for long. The engine ends when the
+socket does: nobody but the server process holds the other end.
+"""
+
+import asyncio
+import importlib
+import multiprocessing
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterator, Sequence
+from multiprocessing.context import ForkServerProcess
+from typing import TypeVar
+
+import msgspec
+
+from stretto.engine.config import Limits
+from stretto.engine.messages import Command, Event
+
+FRAME_BYTES = 1 << 20
+LENGTH = struct.Struct("<I")
+
+T = TypeVar("T")
+
+
+def frames(messages: Sequence[T], encoder: msgspec.msgpack.Encoder) -> Iterator[bytes]:
+    """The messages as frames; a pile that is too large for one frame is halved until it fits."""
+    body = encoder.encode(messages)
+    if len(body) > FRAME_BYTES and len(messages) > 1:
+        middle = len(messages) // 2
+        yield from frames(messages[:middle], encoder)
+        yield from frames(messages[middle:], encoder)
+    else:
+        yield LENGTH.pack(len(body)) + body
+
+
+def read_frame(source: socket.socket) -> bytes | None:
+    """The next frame's body, blocking; None at the end of the stream."""
+    head = _read_exactly(source, LENGTH.size)
+    return None if head is None else _read_exactly(source, LENGTH.unpack(head)[0])
+
+
+def _read_exactly(source: socket.socket, count: int) -> bytes | None:
+    parts, missing = list[bytes](), count
+    while missing:
+        part = source.recv(min(missing, FRAME_BYTES))
+        if not part:
+            return None
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
+
+
+def run_engine(end: socket.socket, limits: Limits) -> None:
+    """What the engine process runs. The worker is loaded by name, so that this module loads no torch in the server."""
+    importlib.import_module("stretto.engine.worker").serve(end, limits)
+
+
+class Link:
+    """The server process's end: an engine process and the socket to it. One event loop owns it."""
+
+    def __init__(self, process: ForkServerProcess, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(list[Event])
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    @classmethod
+    async def start(cls, limits: Limits) -> "Link":
+        """Start an engine process. The fork server loads torch once, so that a second start takes milliseconds."""
+        ours, theirs = socket.socketpair()
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["stretto.engine.worker"])
+        process = context.Process(target=run_engine, args=(theirs, limits), name="stretto-engine", daemon=True)
+        await asyncio.to_thread(process.start)
+        theirs.close()
+        reader, writer = await asyncio.open_connection(sock=ours, limit=2 * FRAME_BYTES)
+        return cls(process, reader, writer)
+
+    def send(self, commands: Sequence[Command]) -> None:
+        """Hand commands over without waiting, so that a handler that is being cancelled can still cancel.
+
+        What may pile up is bounded by admission. An engine that is gone is told nothing: the end of `events` says so.
+        """
+        if not self._writer.is_closing():
+            for frame in frames(commands, self._encoder):
+                self._writer.write(frame)
+
+    async def events(self) -> AsyncIterator[list[Event]]:
+        """What the engine says, a frame at a time, until its process is gone."""
+        try:
+            while True:
+                length = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))[0]
+                yield self._decoder.decode(await self._reader.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+
+    async def close(self) -> int | None:
+        """End the engine process (it ends at end-of-file) and return its exit code; kill it if it lingers."""
+        self._writer.close()
+        await asyncio.to_thread(self._process.join, 5)
+        if self._process.is_alive():
+            self._process.kill()
+            await asyncio.to_thread(self._process.join)
+        code = self._process.exitcode
+        self._process.close()
+        return code

@@ -1,0 +1,203 @@
+"""
+The messages between the server process and the engine process: token ids in; token ids, vectors and figures out.
+
+Commands go to the engine, events come back. `link.py` moves them; both are tagged msgspec structs. Times are
+CLOCK_MONOTONIC seconds, which the two processes share. `id` is unique among the requests of one server process.
+"""
+
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["prefill", "decode", "mixed", "encode"]
+Finish = Literal["stop", "length", "time"]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
+    """What every message is."""
+
+
+# Commands
+
+
+class Load(Message, frozen=True, kw_only=True):
+    """Read a checkpoint and get it ready. `cache_bytes` 0: the engine chooses. `limit_ids` ends what may be drawn."""
+
+    name: str
+    path: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    device: str
+    cache_bytes: int
+    limit_ids: int
+
+
+class Draw(Message, frozen=True, kw_only=True):
+    """How to choose tokens; everything is decided. Temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off."""
+
+    temperature: float
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+
+
+class Generate(Message, frozen=True, kw_only=True):
+    """Continue a prompt `candidates` times.
+
+    `stop_ids` end a candidate and are reported as its last token. `top` is how many alternatives to report with each
+    token, `also` the ids whose logprobs to report as well; the chosen token's logprob always comes. `scope` separates
+    the prefix cache (tenant and salt). `stop_at` ends the request with what there is.
+    """
+
+    id: int
+    model: str
+    prompt: list[int]
+    draw: Draw
+    max_tokens: int
+    min_tokens: int = 0
+    candidates: int = 1
+    stop_ids: list[int] = []
+    top: int = 0
+    also: list[int] = []
+    priority: int = 0
+    deadline: float | None = None
+    start_by: float | None = None
+    stop_at: float | None = None
+    scope: bytes = b""
+    share_prefix: bool = True
+
+
+class Encode(Message, frozen=True, kw_only=True):
+    """Make one vector of one text. `index` is its place in the request. `dimensions` 0 keeps all."""
+
+    id: int
+    index: int
+    model: str
+    ids: list[int]
+    pooling: str
+    normalize: bool
+    dimensions: int = 0
+    priority: int = 0
+    deadline: float | None = None
+    start_by: float | None = None
+
+
+class Cancel(Message, frozen=True, kw_only=True):
+    """Forget everything that has this id. No event follows for it, except those already on their way."""
+
+    id: int
+
+
+class Stop(Message, frozen=True, kw_only=True):
+    """End one candidate: its text is complete. Its finish event follows, unless it had ended by itself."""
+
+    id: int
+    candidate: int
+
+
+Command = Load | Generate | Encode | Cancel | Stop
+
+
+# Events
+
+
+class Ready(Message, frozen=True, kw_only=True):
+    """A model can be asked."""
+
+    name: str
+    device: str
+    dtype: str
+    parameters: int
+    weight_bytes: int
+    cache_bytes: int
+    cache_tokens: int
+    seconds: float
+    notes: list[str] = []
+
+
+class LoadFailed(Message, frozen=True, kw_only=True):
+    name: str
+    reason: str
+    message: str
+
+
+class Account(Message, frozen=True, kw_only=True):
+    """What one request (all its candidates, or one text) took."""
+
+    queue_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    cached_tokens: int = 0
+    steps: int = 0
+    min_batch: int = 0
+    max_batch: int = 0
+    mean_batch: float = 0.0
+    co_batched_tokens: int = 0
+    preemptions: int = 0
+    peak_blocks: int = 0
+    queue_position: int = 0
+
+
+class Token(Message, frozen=True, kw_only=True):
+    """One more token of a candidate, or its end. `token` -1: none (the end came without one, as with max_tokens 0).
+
+    `logprob` is the log-softmax of the model's own logits; `rank` 1 is the likeliest. `account` comes with the last
+    event of the request.
+    """
+
+    id: int
+    candidate: int
+    token: int
+    logprob: float = 0.0
+    rank: int = 0
+    top: list[tuple[int, float]] = []
+    also: list[float] = []
+    finish: Finish | None = None
+    account: Account | None = None
+
+
+class Vector(Message, frozen=True, kw_only=True):
+    """One text's vector, little-endian float32."""
+
+    id: int
+    index: int
+    vector: bytes
+    account: Account
+
+
+class Failed(Message, frozen=True, kw_only=True):
+    """The request ended badly; `index` -1 means all of it, else one text of it. `reason` is an error's `reason`."""
+
+    id: int
+    index: int = -1
+    reason: str
+    message: str
+
+
+class Step(Message, frozen=True, kw_only=True):
+    """What one step was, for the metrics. Counts since the last step of the same model."""
+
+    model: str
+    kind: Kind
+    seconds: float
+    sequences: int
+    tokens: int
+    preemptions: int = 0
+    prefix_queried: int = 0
+    prefix_hit: int = 0
+
+
+class Gauges(Message, frozen=True, kw_only=True):
+    """How a model stands now."""
+
+    model: str
+    waiting: int
+    waiting_tokens: int
+    running: int
+    oldest_wait_seconds: float = 0.0
+    blocks_free: int = 0
+    blocks_held: int = 0
+    blocks_published: int = 0
+
+
+Event = Ready | LoadFailed | Token | Vector | Failed | Step | Gauges

@@ -1,0 +1,105 @@
+"""Decide, before each step, which texts to encode together. No torch."""
+
+from bisect import insort
+from dataclasses import dataclass
+
+from stretto.engine.account import Tally
+from stretto.engine.errors import DeadlineExpired, EngineFailure, QueueTimeout
+from stretto.engine.messages import Encode, Failed, Vector
+
+
+@dataclass(slots=True, eq=False)
+class Text:
+    """One text in flight."""
+
+    request: Encode
+    tally: Tally
+    order: int
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        return -self.request.priority, self.order
+
+
+class Packer:
+    """First come, first served within a priority, up to a budget of tokens: packed rows have no padding to count.
+
+    `plan` takes texts out, and `commit` or `fail` ends each of them exactly once.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[Text] = []
+        self._arrivals = 0
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def waiting_tokens(self) -> int:
+        return sum(len(text.request.ids) for text in self._waiting)
+
+    def oldest_wait(self, now: float) -> float:
+        return max((now - text.tally.arrived for text in self._waiting), default=0.0)
+
+    def add(self, request: Encode, now: float) -> None:
+        tally = Tally(arrived=now, queue_position=len(self._waiting))
+        insort(self._waiting, Text(request, tally, self._arrivals), key=lambda text: text.rank)
+        self._arrivals += 1
+
+    def cancel(self, request_id: int) -> None:
+        self._waiting = [text for text in self._waiting if text.request.id != request_id]
+
+    def expire(self, now: float) -> list[Failed]:
+        """End what has run out of time before any step took it."""
+        events, kept = list[Failed](), list[Text]()
+        for text in self._waiting:
+            request = text.request
+            if request.deadline is not None and now >= request.deadline:
+                reason, message = DeadlineExpired.reason, "The deadline passed before this text was encoded."
+            elif request.start_by is not None and now >= request.start_by:
+                reason, message = QueueTimeout.reason, "No step took this text within its queue_timeout."
+            else:
+                kept.append(text)
+                continue
+            events.append(Failed(id=request.id, index=request.index, reason=reason, message=message))
+        self._waiting = kept
+        return events
+
+    def plan(self, budget: int, now: float) -> list[Text]:
+        """The next texts of together at most `budget` tokens; a longer one goes alone."""
+        taken, used = 0, 0
+        for text in self._waiting:
+            used += len(text.request.ids)
+            if taken and used > budget:
+                break
+            taken += 1
+        batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
+        for text in batch:
+            text.tally.start(now)
+        return batch
+
+    def commit(self, batch: list[Text], vectors: list[bytes | None], now: float) -> list[Vector | Failed]:
+        """The events of a computed batch; None is a vector that held no numbers, and fails alone."""
+        total = sum(len(text.request.ids) for text in batch)
+        events: list[Vector | Failed] = []
+        for text, vector in zip(batch, vectors, strict=True):
+            request = text.request
+            text.tally.step(batch=len(batch), others_tokens=total - len(request.ids))
+            text.tally.result(now)
+            if vector is None:
+                events.append(failure(text, "the model gave a vector that is not finite"))
+            else:
+                account = text.tally.close(now)
+                events.append(Vector(id=request.id, index=request.index, vector=vector, account=account))
+        return events
+
+
+def failure(text: Text, why: str) -> Failed:
+    """The end of one text that could not be encoded."""
+    message = f"The engine could not encode this text ({why}); the others are not touched."
+    return Failed(id=text.request.id, index=text.request.index, reason=EngineFailure.reason, message=message)

@@ -1,0 +1,225 @@
+"""
+What is asked of the engine, in the server process: texts, chats and wishes, before anything is a token.
+
+`core.py` turns these into the `Generate` and `Encode` messages of `messages.py`. Values refuse nonsense when they
+are made; an error's `field` is the path that a caller of the API knows. Optional means "as the checkpoint says".
+"""
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from stretto.engine.errors import BadTokenId, EmptyInput, InvalidRequest
+
+MAX_CANDIDATES = 8
+MAX_TOP_LOGPROBS = 20
+MAX_STOP_STRINGS = 16
+MAX_STOP_STRING_BYTES = 256
+MAX_STOP_TOKEN_IDS = 64
+
+
+class Task(enum.StrEnum):
+    """What a model can be asked."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+
+
+class Overflow(enum.StrEnum):
+    """What to do with an input that is too long; never silent, the report counts what was cut."""
+
+    ERROR = "error"
+    TRUNCATE_END = "truncate_end"
+    TRUNCATE_START = "truncate_start"
+    TRUNCATE_MIDDLE = "truncate_middle"
+
+
+class Pooling(enum.StrEnum):
+    """How the hidden states of one text become one vector."""
+
+    CLS = "cls"
+    MEAN = "mean"
+    MAX = "max"
+    LAST_TOKEN = "last_token"
+    WEIGHTED_MEAN = "weighted_mean"
+    MEAN_SQRT_LEN = "mean_sqrt_len"
+
+
+class FinishReason(enum.StrEnum):
+    """Why a candidate ended."""
+
+    EOS_TOKEN = "eos_token"
+    STOP_TOKEN = "stop_token"
+    STOP_STRING = "stop_string"
+    MAX_TOKENS = "max_tokens"
+    CONTEXT_LENGTH = "context_length"
+    TIME_LIMIT = "time_limit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a chat. Control tokens written in it stay text."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPrompt:
+    text: str
+    add_special_tokens: bool = True
+    parse_special_tokens: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenPrompt:
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chat:
+    messages: tuple[Message, ...]
+    template: str = ""
+    add_generation_prompt: bool = True
+    arguments: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.messages:
+            raise EmptyInput("chat.messages is empty; a chat needs at least one message", field="chat.messages")
+
+
+Prompt = TextPrompt | TokenPrompt | Chat
+
+
+def _within(path: str, value: float | None, low: float, high: float, *, open_low: bool = False, what: str = "") -> None:
+    """Refuse a value outside [low, high], or (low, high] where `open_low`; NaN is outside every range."""
+    if value is None or (low < value <= high if open_low else low <= value <= high):
+        return
+    range_ = f"at least {low:g}" if high == math.inf else f"in {'(' if open_low else '['}{low:g}, {high:g}]"
+    raise InvalidRequest(f"{what}{path} must be {range_}; got {value:g}.", field=path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to choose the next token. Temperature 0 is greedy; None is the checkpoint's default."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    candidates: int = 1
+
+    def __post_init__(self) -> None:
+        _within("config.sampling.temperature", self.temperature, 0, 100)
+        _within("config.sampling.top_p", self.top_p, 0, 1, open_low=True)
+        _within("config.sampling.min_p", self.min_p, 0, 1)
+        _within("config.sampling.candidate_count", self.candidates, 1, MAX_CANDIDATES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping:
+    """When to stop. `time_limit` is in seconds from the request's arrival."""
+
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    strings: tuple[str, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    include_stop: bool = False
+    time_limit: float | None = None
+
+    def __post_init__(self) -> None:
+        if "" in self.strings:
+            raise InvalidRequest(
+                "config.stopping.stop_strings holds an empty string.", field="config.stopping.stop_strings"
+            )
+        strings, ids = "config.stopping.stop_strings", "config.stopping.stop_token_ids"
+        _within(strings, len(self.strings), 0, MAX_STOP_STRINGS, what="the number of ")
+        for text in self.strings:
+            _within(strings, len(text.encode()), 1, MAX_STOP_STRING_BYTES, what="the bytes of each of ")
+        _within(ids, len(self.token_ids), 0, MAX_STOP_TOKEN_IDS, what="the number of ")
+        _within("config.stopping.time_limit", self.time_limit, 0, math.inf)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise InvalidRequest(
+                f"config.stopping.min_tokens is {self.min_tokens}, above max_tokens, {self.max_tokens}.",
+                field="config.stopping.min_tokens",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """What to send back of each token. `top_logprobs` None: no logprobs at all."""
+
+    echo: bool = False
+    skip_special_tokens: bool = True
+    top_logprobs: int | None = None
+    logprob_token_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _within("config.output.top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
+        _within("config.output.logprob_token_ids", len(self.logprob_token_ids), 0, 1024, what="the number of ")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How one call is scheduled. `deadline` and `start_by` are CLOCK_MONOTONIC seconds, the same in both processes."""
+
+    request_id: str
+    received: float
+    priority: int = 0
+    deadline: float | None = None
+    start_by: float | None = None
+    use_prefix_cache: bool = True
+    cache_salt: str = ""
+    tenant: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateCall:
+    model: str
+    prompt: Prompt
+    sampling: Sampling
+    stopping: Stopping
+    output: Output
+    options: Options
+    overflow: Overflow | None = None
+    max_prompt_tokens: int | None = None
+    expected_version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedCall:
+    """Texts, or token ids taken as they are given (no special tokens are added to those).
+
+    An input that could not even be read stands here as its error, so that the others keep their places.
+    `prompt_name` and `prompt_text` exclude each other; both None is the checkpoint's default prompt.
+    """
+
+    model: str
+    inputs: tuple["TextPrompt | TokenPrompt | InvalidRequest", ...]
+    options: Options
+    pooling: Pooling | None = None
+    normalize: bool | None = None
+    dimensions: int | None = None
+    prompt_name: str | None = None
+    prompt_text: str | None = None
+    overflow: Overflow | None = None
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise EmptyInput("inputs is empty; an Embed request needs at least one.", field="inputs")
+        if self.dimensions is not None and self.dimensions < 1:
+            raise InvalidRequest("config.dimensions must be at least 1; got 0.", field="config.dimensions")
+
+
+def check_ids(ids: tuple[int, ...], vocab_size: int, name: str) -> None:
+    """Refuse the first id that the model has no embedding for."""
+    for token in ids:
+        if not 0 <= token < vocab_size:
+            raise BadTokenId(
+                f"{name} holds {token}; ids go from 0 to {vocab_size - 1}.",
+                field=name,
+                metadata={"token_id": str(token), "vocab_size": str(vocab_size)},
+            )

@@ -1,0 +1,148 @@
+"""What the engine answers, in the server process: texts, vectors, and what they cost. No torch, no wire format."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from stretto.engine.errors import StrettoError
+from stretto.engine.requests import FinishReason, Overflow, Pooling, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputReport:
+    """How one input became tokens. `token_count` is what the model read, after any cut."""
+
+    token_count: int
+    truncated_tokens: int = 0
+    unknown_token_count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    prompt_tokens: int
+    cached_prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Telemetry:
+    """Where the time went, in seconds, and what the request was batched with."""
+
+    received: float  # seconds since the epoch
+    tokenization_seconds: float
+    queue_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    total_seconds: float
+    first_token_seconds: float | None
+    steps: int
+    min_batch: int
+    max_batch: int
+    mean_batch: float
+    co_batched_tokens: int
+    preemptions: int
+    peak_blocks: int
+    queue_position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """`token` is the token's bytes: it may hold part of a character. `rank` 1 is the likeliest; 0 is not known."""
+
+    token_id: int
+    token: bytes
+    logprob: float
+    rank: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PositionLogprobs:
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...]  # best first, then the ids asked for by number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """First, once the request is admitted: what will be computed, with which seed (None: greedy)."""
+
+    report: InputReport
+    seed: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """What one candidate gained. `text` is whole characters; `finish` comes with the last delta of the candidate."""
+
+    candidate: int
+    text: str
+    token_ids: tuple[int, ...]
+    first_token_index: int
+    logprobs: tuple[PositionLogprobs, ...] = ()
+    finish: FinishReason | None = None
+    stop_string: str | None = None
+    stop_token_id: int | None = None
+    cumulative_logprob: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """Last, after every candidate's end."""
+
+    usage: Usage
+    telemetry: Telemetry
+
+
+GenerateEvent = Started | list[Delta] | Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """One text's vector: little-endian float32, `dimensions` of them."""
+
+    vector: bytes
+    dimensions: int
+    report: InputReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedAnswer:
+    """One result an input, in their order: a vector, or why that one has none."""
+
+    results: tuple[Embedding | StrettoError, ...]
+    usage: Usage
+    telemetry: Telemetry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What a model is and how it stands: what ListModels, GetModel, `stretto models` and the start-up screen say."""
+
+    name: str
+    source: str
+    state: str  # loading | ready | failed
+    error: str = ""
+    version: str = ""
+    architecture: str
+    tasks: tuple[Task, ...]
+    parameters: int
+    vocab_size: int
+    context: int
+    max_input_tokens: int
+    embedding_dimensions: int
+    default_overflow: Mapping[Task, Overflow] = field(default_factory=dict)
+    default_pooling: Pooling | None = None
+    default_normalize: bool | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    has_chat_template: bool = False
+    eos_token_ids: tuple[int, ...] = ()
+    bos_token_id: int | None = None
+    device: str = ""
+    dtype: str = ""
+    quantization: str = "none"
+    numerics: str = "close"  # exact | close
+    weight_bytes: int = 0
+    cache_bytes: int = 0
+    cache_tokens: int = 0
+    load_seconds: float = 0.0
+    loaded_at: float = 0.0  # seconds since the epoch
+    training_run: str = ""
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,73 @@
+"""A candidate in flight, the piece of it that one step computes, and what a step draws for it."""
+
+from dataclasses import dataclass, field
+
+from stretto.engine.messages import Generate
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """The tokens of one candidate, and how many of them the cache already holds.
+
+    Prefill and decode are the same thing seen at different lengths: each step computes some of the `pending` tokens,
+    and a sequence with one pending token is decoding. `order` is its place among all arrivals.
+    """
+
+    request: Generate
+    candidate: int
+    tokens: list[int]
+    order: int = 0
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)  # the digests of its full blocks, as far as they were needed
+
+    @property
+    def pending(self) -> int:
+        """Tokens not yet in the cache."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Smaller runs earlier and is evicted later: by priority, then by arrival."""
+        return -self.request.priority, self.order
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The tokens of one sequence that one step computes: positions `start` to `stop`."""
+
+    sequence: Sequence
+    start: int
+    stop: int
+
+    @property
+    def samples(self) -> bool:
+        """Whether this slice reaches the last known token, so that the next one can be drawn."""
+        return self.stop == len(self.sequence.tokens) and self.sequence.request.max_tokens > 0
+
+    @property
+    def count(self) -> int:
+        return self.stop - self.start
+
+
+Batch = list[Slice]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The next token of one sequence, or that its logits were no numbers (`healthy` False).
+
+    `logprob` is the log-softmax of the model's own logits, `rank` 1 the likeliest; `top` are the likeliest ids and
+    their logprobs, best first, and `also` the logprobs of the ids that were asked for (-inf: no such id).
+    """
+
+    token: int
+    logprob: float = 0.0
+    rank: int = 0
+    top: list[tuple[int, float]] = field(default_factory=list)
+    also: list[float] = field(default_factory=list)
+    healthy: bool = True

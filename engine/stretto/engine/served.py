@@ -1,0 +1,281 @@
+"""A model as the server process knows it: checkpoint, tokenizer, limits. Texts become messages here. No torch."""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from stretto.engine.checkpoint.digest import version_of
+from stretto.engine.checkpoint.headers import Checkpoint, open_checkpoint
+from stretto.engine.config import LoadSpec
+from stretto.engine.errors import CheckpointError, EmptyInput, InvalidRequest, StrettoError
+from stretto.engine.messages import Draw, Encode, Generate, Load
+from stretto.engine.requests import (
+    Chat,
+    EmbedCall,
+    GenerateCall,
+    Overflow,
+    Pooling,
+    Sampling,
+    Task,
+    TextPrompt,
+    TokenPrompt,
+    check_ids,
+)
+from stretto.engine.results import InputReport, ModelCard
+from stretto.engine.text.answer import AnswerSpec
+from stretto.engine.text.chat import ChatTemplates
+from stretto.engine.text.tokenizer import Tokenizer, load_tokenizer
+from stretto.engine.text.truncation import fit
+
+EMBED_OVERFLOW = Overflow.TRUNCATE_END
+GENERATE_OVERFLOW = Overflow.ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedText:
+    """One input of an Embed call, ready to be encoded."""
+
+    ids: list[int]
+    report: InputReport
+
+
+class Served:
+    """Everything of one model that needs no weights. Only `card` changes: the core keeps it current."""
+
+    def __init__(self, spec: LoadSpec, checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
+        self.spec = spec
+        self.checkpoint = checkpoint
+        self.tokenizer = tokenizer
+        self.templates = ChatTemplates(checkpoint)
+        self.limit_ids = min(tokenizer.size, checkpoint.vocab_size)
+        self.card = self._card()
+
+    @classmethod
+    def open(cls, spec: LoadSpec) -> "Served":
+        """Read all but the weights; raises CheckpointError."""
+        checkpoint = open_checkpoint(spec.path)
+        tokenizer = load_tokenizer(checkpoint)
+        if Task.GENERATE in checkpoint.tasks and not tokenizer.generates:
+            raise CheckpointError(
+                f"{spec.path}: its vocabulary has no bytes for its tokens, so that it can't write text."
+            )
+        return cls(spec, checkpoint, tokenizer)
+
+    def version(self) -> str:
+        """The digest of the checkpoint's files; reads them all."""
+        return version_of(self.checkpoint)
+
+    def load_message(self) -> Load:
+        spec = self.spec
+        return Load(
+            name=spec.name,
+            path=str(spec.path),
+            dtype=spec.dtype,
+            device=spec.device,
+            cache_bytes=spec.cache_bytes,
+            limit_ids=self.limit_ids,
+        )
+
+    # Generation
+
+    def prompt(self, call: GenerateCall) -> tuple[list[int], InputReport]:
+        """The prompt's token ids, cut as the call allows, and what was cut; raises InputTooLong and the like."""
+        body, head, tail, field = self._prompt_parts(call)
+        if not (body or head or tail):
+            raise EmptyInput("the prompt is empty: a model needs at least one token to go on from.", field=field)
+        room = self._context - (0 if call.stopping.max_tokens == 0 else 1)
+        limit = min(call.max_prompt_tokens or room, room)
+        ids, cut = fit(body, limit, call.overflow or GENERATE_OVERFLOW, head=head, tail=tail)
+        return ids, self._report(ids, cut)
+
+    def generate_message(self, call: GenerateCall, message_id: int, ids: list[int]) -> tuple[Generate, AnswerSpec]:
+        """What to ask the engine, and how to read its answer."""
+        stopping, options = call.stopping, call.options
+        draw = self._draw(call.sampling)
+        if draw.temperature == 0 and call.sampling.candidates > 1:
+            raise InvalidRequest(
+                f"config.sampling.candidate_count is {call.sampling.candidates} at temperature 0: all would be equal.",
+                field="config.sampling.candidate_count",
+            )
+        check_ids(stopping.token_ids, self.checkpoint.vocab_size, "config.stopping.stop_token_ids")
+        check_ids(call.output.logprob_token_ids, self.limit_ids, "config.output.logprob_token_ids")
+        room = self._context - len(ids)
+        max_tokens = room if stopping.max_tokens is None else min(stopping.max_tokens, room)
+        eos = () if stopping.ignore_eos else self.tokenizer.eos_ids
+        message = Generate(
+            id=message_id,
+            model=self.spec.name,
+            prompt=ids,
+            draw=draw,
+            max_tokens=max_tokens,
+            min_tokens=min(stopping.min_tokens, max_tokens),
+            candidates=call.sampling.candidates,
+            stop_ids=sorted({*eos, *stopping.token_ids}),
+            top=call.output.top_logprobs or 0,
+            also=list(call.output.logprob_token_ids),
+            priority=options.priority,
+            deadline=options.deadline,
+            start_by=options.start_by,
+            stop_at=None if stopping.time_limit is None else options.received + stopping.time_limit,
+            scope=f"{len(options.tenant)}:{options.tenant}{options.cache_salt}".encode(),
+            share_prefix=options.use_prefix_cache,
+        )
+        return message, AnswerSpec(
+            call=call,
+            tokenizer=self.tokenizer,
+            prompt=ids,
+            context_bound=stopping.max_tokens is None or stopping.max_tokens > room,
+        )
+
+    # Embedding
+
+    def texts(self, call: EmbedCall) -> list[PreparedText | StrettoError]:
+        """Every input as token ids or as its own error; raises where the call as a whole is wrong."""
+        width = self.checkpoint.width
+        if call.dimensions is not None and call.dimensions > width:
+            raise InvalidRequest(
+                f"config.dimensions is {call.dimensions}; {self.spec.name} has {width}.",
+                field="config.dimensions",
+            )
+        prefix = self._text_prefix(call)
+        texts = [item for item in call.inputs if isinstance(item, TextPrompt)]
+        bodies = iter(self._encode_texts(prefix, texts))
+        return [self._prepared(item, i, bodies, call) for i, item in enumerate(call.inputs)]
+
+    def encode_message(self, call: EmbedCall, message_id: int, index: int, ids: list[int]) -> Encode:
+        card, options = self.card, call.options
+        normalize = card.default_normalize if call.normalize is None else call.normalize
+        return Encode(
+            id=message_id,
+            index=index,
+            model=self.spec.name,
+            ids=ids,
+            pooling=call.pooling or card.default_pooling or Pooling.MEAN,
+            normalize=bool(normalize),
+            dimensions=call.dimensions or 0,
+            priority=options.priority,
+            deadline=options.deadline,
+            start_by=options.start_by,
+        )
+
+    # Inside
+
+    @property
+    def _context(self) -> int:
+        """How many tokens one sequence may have: the model's context, or the whole cache where that is smaller."""
+        return min(self.checkpoint.context, self.card.cache_tokens or self.checkpoint.context)
+
+    def _prompt_parts(self, call: GenerateCall) -> tuple[list[int], tuple[int, ...], tuple[int, ...], str]:
+        """The prompt's own tokens, the special ones before and after, and the field that it came from."""
+        match call.prompt:
+            case TextPrompt() as prompt:
+                (body,) = self.tokenizer.encode(
+                    [prompt.text], add_special_tokens=False, parse_special_tokens=prompt.parse_special_tokens
+                )
+                wrap = prompt.add_special_tokens
+                return body, self.tokenizer.head if wrap else (), self.tokenizer.tail if wrap else (), "text"
+            case TokenPrompt() as prompt:
+                check_ids(prompt.ids, self.checkpoint.vocab_size, "token_ids")
+                return list(prompt.ids), (), (), "token_ids"
+            case Chat() as chat:
+                return self.templates.encode(chat, self.tokenizer), (), (), "chat"
+
+    def _draw(self, sampling: Sampling) -> Draw:
+        """Every wish decided: the call's, else the checkpoint's, else none. Without a seed one is made up."""
+        said = self.checkpoint.generation
+        greedy = said.get("do_sample") is False and "temperature" not in said
+        temperature = _first(sampling.temperature, said.get("temperature"), 0.0 if greedy else 1.0)
+        return Draw(
+            temperature=float(temperature),
+            top_k=int(_first(sampling.top_k, said.get("top_k"), 0)),
+            top_p=float(_first(sampling.top_p, said.get("top_p"), 1.0)),
+            min_p=float(_first(sampling.min_p, said.get("min_p"), 0.0)),
+            seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
+        )
+
+    def _text_prefix(self, call: EmbedCall) -> str:
+        """What stands before every text: the call's words, the named prompt, or the checkpoint's default prompt."""
+        if call.prompt_text is not None:
+            return call.prompt_text
+        sentence = self.checkpoint.sentence
+        name = sentence.default_prompt if call.prompt_name is None else call.prompt_name
+        if not name:
+            return ""
+        if name not in sentence.prompts:
+            known = ", ".join(sorted(sentence.prompts)) or "none"
+            raise InvalidRequest(
+                f"config.prompt_name is {name!r}; the prompts of {self.spec.name} are: {known}.",
+                field="config.prompt_name",
+            )
+        return sentence.prompts[name]
+
+    def _encode_texts(self, prefix: str, texts: Sequence[TextPrompt]) -> list[list[int] | InvalidRequest]:
+        """The bodies of the texts, without special tokens; a text that can't be encoded is its own error."""
+        try:
+            return list(self.tokenizer.encode([prefix + text.text for text in texts], add_special_tokens=False))
+        except InvalidRequest as error:
+            if len(texts) == 1:
+                return [error]
+            middle = len(texts) // 2
+            return self._encode_texts(prefix, texts[:middle]) + self._encode_texts(prefix, texts[middle:])
+
+    def _prepared(
+        self,
+        item: TextPrompt | TokenPrompt | InvalidRequest,
+        index: int,
+        bodies: Iterator[list[int] | InvalidRequest],
+        call: EmbedCall,
+    ) -> PreparedText | StrettoError:
+        policy, limit = call.overflow or EMBED_OVERFLOW, self.card.max_input_tokens
+        try:
+            if isinstance(item, InvalidRequest):
+                raise item
+            if isinstance(item, TokenPrompt):
+                check_ids(item.ids, self.checkpoint.vocab_size, f"inputs[{index}].token_ids")
+                ids, cut = fit(list(item.ids), limit, policy, head=(), tail=())
+            else:
+                body = next(bodies)
+                if isinstance(body, InvalidRequest):
+                    raise body
+                ids, cut = fit(body, limit, policy, head=self.tokenizer.head, tail=self.tokenizer.tail)
+            if not ids:
+                raise EmptyInput(f"inputs[{index}] has no tokens.", field=f"inputs[{index}]")
+            return PreparedText(ids, self._report(ids, cut))
+        except StrettoError as error:
+            if error.field is None:
+                error.field = f"inputs[{index}]"
+            return error
+
+    def _report(self, ids: list[int], cut: int) -> InputReport:
+        unknown = 0 if self.tokenizer.unknown_id is None else ids.count(self.tokenizer.unknown_id)
+        return InputReport(token_count=len(ids), truncated_tokens=cut, unknown_token_count=unknown)
+
+    def _card(self) -> ModelCard:
+        checkpoint, sentence, tasks = self.checkpoint, self.checkpoint.sentence, self.checkpoint.tasks
+        generates = Task.GENERATE in tasks
+        defaults = {Task.GENERATE: GENERATE_OVERFLOW, Task.EMBED: EMBED_OVERFLOW}
+        return ModelCard(
+            name=self.spec.name,
+            source=self.spec.source,
+            state="loading",
+            architecture=checkpoint.family.name,
+            tasks=tasks,
+            parameters=checkpoint.parameter_count,
+            vocab_size=checkpoint.vocab_size,
+            context=checkpoint.context,
+            max_input_tokens=min(sentence.max_tokens or checkpoint.context, checkpoint.context),
+            embedding_dimensions=checkpoint.width,
+            default_overflow={task: defaults[task] for task in tasks},
+            default_pooling=sentence.pooling or checkpoint.family.default_pooling,
+            default_normalize=bool(sentence.normalize),
+            prompts=sentence.prompts,
+            has_chat_template=generates and bool(checkpoint.chat_templates),
+            eos_token_ids=tuple(sorted(self.tokenizer.eos_ids)),
+            bos_token_id=self.tokenizer.bos_id,
+            notes=checkpoint.notes,
+        )
+
+
+def _first(*values: float | None) -> float:
+    """The first value that is said; zero is said, None is not."""
+    return next(value for value in values if value is not None)

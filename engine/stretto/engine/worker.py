@@ -1,0 +1,162 @@
+"""The engine process: one loop over all loaded models; commands come in, steps are planned, computed and sent."""
+
+import logging
+import os
+import queue
+import signal
+import socket
+import threading
+import time
+
+import msgspec
+import torch
+
+from stretto.engine.config import Limits
+from stretto.engine.errors import StrettoError
+from stretto.engine.lanes import CausalLane, EncodeLane, Lane
+from stretto.engine.link import frames, read_frame
+from stretto.engine.loading import LoadedModel, load
+from stretto.engine.messages import Cancel, Command, Encode, Event, Gauges, Generate, Load, LoadFailed, Stop
+
+LOG = logging.getLogger("stretto.engine")
+GAUGES_SECONDS = 0.5  # how often a busy engine says how its queues stand
+
+
+class Worker:
+    """Owns every model, its cache and its queues, on one thread. Everybody else sends it messages.
+
+    `step` computes one step of one model: of those with work, the one that has had the least time so far, in measured
+    seconds. A model that was idle gets no credit for that.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._lanes: dict[str, list[Lane]] = {}
+        self._gauges_due = 0.0
+
+    @property
+    def idle(self) -> bool:
+        return all(lane.idle for lane in self._all())
+
+    def obey(self, command: Command) -> list[Event]:
+        """Take one command in; returns what there is to say at once."""
+        match command:
+            case Load():
+                return [self._load(command)]
+            case Generate() | Encode():
+                lane = next(lane for lane in self._lanes[command.model] if lane.takes(command))
+                if lane.idle:
+                    lane.spent = max(
+                        lane.spent, min((other.spent for other in self._all() if not other.idle), default=0.0)
+                    )
+                lane.add(command, time.monotonic())
+            case Cancel():
+                for lane in self._all():
+                    lane.cancel(command.id)
+            case Stop():
+                return [event for lane in self._all() for event in lane.stop(command, time.monotonic())]
+        return []
+
+    def step(self) -> list[Event]:
+        """Compute one step, if there is anything to compute, and return its events."""
+        now = time.monotonic()
+        events = [event for lane in self._all() for event in lane.expire(now)]
+        busy = [lane for lane in self._all() if not lane.idle]
+        if busy:
+            lane = min(busy, key=lambda lane: lane.spent)
+            hurry = any(other.decoding for other in busy)
+            events += lane.step(self._limits.step_budget_seconds if hurry else None)
+            lane.spent += time.monotonic() - now
+        if self.idle or now >= self._gauges_due:
+            self._gauges_due = now + GAUGES_SECONDS
+            events += self.gauges(now)
+        return events
+
+    def gauges(self, now: float) -> list[Gauges]:
+        """How each model stands, its lanes together."""
+        return [_total(name, [lane.gauges(now) for lane in lanes]) for name, lanes in self._lanes.items()]
+
+    def _load(self, command: Load) -> Event:
+        try:
+            model = load(command, self._limits)
+        except StrettoError as error:
+            return LoadFailed(name=command.name, reason=error.reason, message=error.message)
+        self._lanes[command.name] = self._lanes_of(command.name, model)
+        return model.ready
+
+    def _lanes_of(self, name: str, model: LoadedModel) -> list[Lane]:
+        lanes: list[Lane] = [EncodeLane(name, model.encoder, self._limits)]
+        if model.runner is not None and model.cache is not None:
+            lanes.append(CausalLane(name, model.runner, model.cache, self._limits))
+        return lanes
+
+    def _all(self) -> list[Lane]:
+        return [lane for lanes in self._lanes.values() for lane in lanes]
+
+
+def _total(name: str, gauges: list[Gauges]) -> Gauges:
+    return Gauges(
+        model=name,
+        waiting=sum(g.waiting for g in gauges),
+        waiting_tokens=sum(g.waiting_tokens for g in gauges),
+        running=sum(g.running for g in gauges),
+        oldest_wait_seconds=max(g.oldest_wait_seconds for g in gauges),
+        blocks_free=sum(g.blocks_free for g in gauges),
+        blocks_held=sum(g.blocks_held for g in gauges),
+        blocks_published=sum(g.blocks_published for g in gauges),
+    )
+
+
+def serve(end: socket.socket, limits: Limits) -> None:
+    """Run the engine on this end of the socket until the other end closes, which ends the process at once.
+
+    The terminal's Ctrl-C and a supervisor's SIGTERM reach the whole process group: how to stop is the server's to say.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s engine %(levelname)s %(message)s")
+    if limits.threads:
+        torch.set_num_threads(limits.threads)
+    inbox: queue.SimpleQueue[list[Command]] = queue.SimpleQueue()
+    outbox: queue.SimpleQueue[list[Event]] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(end, inbox), name="reader", daemon=True).start()
+    threading.Thread(target=_write, args=(end, outbox), name="writer", daemon=True).start()
+    worker = Worker(limits)
+    try:
+        while True:
+            for event in _obey_all(worker, inbox):
+                outbox.put([event])
+            if events := worker.step():
+                outbox.put(events)
+    except BaseException:
+        LOG.exception("the engine loop failed; the server starts a new engine process")
+        os._exit(70)
+
+
+def _obey_all(worker: Worker, inbox: queue.SimpleQueue[list[Command]]) -> list[Event]:
+    """Obey every command that is there; when there is nothing else to do, wait for one."""
+    events: list[Event] = []
+    if worker.idle:
+        for command in inbox.get():
+            events += worker.obey(command)
+    while not inbox.empty():
+        for command in inbox.get():
+            events += worker.obey(command)
+    return events
+
+
+def _read(end: socket.socket, inbox: queue.SimpleQueue[list[Command]]) -> None:
+    decoder = msgspec.msgpack.Decoder(list[Command])
+    while (body := read_frame(end)) is not None:
+        inbox.put(decoder.decode(body))
+    os._exit(0)
+
+
+def _write(end: socket.socket, outbox: queue.SimpleQueue[list[Event]]) -> None:
+    encoder = msgspec.msgpack.Encoder()
+    try:
+        while True:
+            for frame in frames(outbox.get(), encoder):
+                end.sendall(frame)
+    except OSError:  # the other end is gone
+        os._exit(0)

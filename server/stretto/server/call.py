@@ -1,0 +1,49 @@
+"""One request on its way through the server: who it is, how long it may take, and what became of it."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.message import Message
+
+from stretto.engine.errors import SlowReader
+from stretto.engine.results import InputReport, Telemetry, Usage
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Call:
+    """What a service is given as its context. One task writes it: the request's own.
+
+    `received` and `deadline` are CLOCK_MONOTONIC seconds. `model` is the name of a loaded model once one was chosen,
+    so that nothing a client made up gets further; what follows it is for the log line and the metrics.
+    """
+
+    context: Any  # grpc.aio's ServicerContext; messages are bytes on it
+    method: str
+    task: str
+    request_id: str
+    received: float
+    deadline: float | None
+    stall_seconds: float
+    model: str = ""
+    usage: Usage | None = None
+    telemetry: Telemetry | None = None
+    reports: list[InputReport] = field(default_factory=list)
+    num_inputs: int = 0
+    num_candidates: int = 1
+    answering: bool = False  # something of the answer exists: no longer waiting for a first result
+
+    async def admit(self) -> None:
+        """Tell the caller, who may wait long for the first byte, that the request was taken."""
+        await self.context.send_initial_metadata(())
+
+    async def write(self, message: Message) -> None:
+        """Send one message of a stream; whoever does not read is not waited for."""
+        try:
+            async with asyncio.timeout(self.stall_seconds):
+                await self.context.write(message.SerializeToString())
+        except TimeoutError:
+            raise SlowReader(
+                f"the stream was not read for {self.stall_seconds:g} s, the limit; it was ended.",
+                metadata={"stall_seconds": f"{self.stall_seconds:g}"},
+            ) from None

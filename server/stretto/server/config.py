@@ -1,0 +1,303 @@
+"""
+The server's settings: one frozen object, read from flags, the environment, a TOML file and defaults, in that order.
+
+`SETTINGS` is the list of what can be set; `load` reads all sources, checks every value, and reports all that is wrong
+at once with where it came from. Every reader takes text (a flag, a variable) or TOML's own value.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from stretto.engine.config import Limits
+from stretto.server.quantities import (
+    Address,
+    read_address,
+    read_choice,
+    read_device,
+    read_integer,
+    read_names,
+    read_number,
+    read_size,
+    read_switch,
+)
+
+PREFIX = "STRETTO_"
+# Variables of other parts of Stretto, which are no mistakes here.
+NOT_OURS = frozenset({"STRETTO_TARGET", "STRETTO_CACHE"})
+DEFAULT_MODELS = ("smollm2-135m-instruct", "all-minilm-l6-v2")
+
+
+class ConfigError(Exception):
+    """Every mistake of a configuration, each a sentence with where it was made."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the server was told. `origins` says for each setting where its value came from."""
+
+    models: tuple[str, ...]
+    listen: Address
+    metrics_listen: Address
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    device: str
+    quantize: str
+    cache_memory: int
+    threads: int
+    step_budget_ms: float
+    max_sequences: int
+    max_queue_requests: int
+    max_queue_tokens: int
+    max_inputs: int
+    max_request_bytes: int
+    max_response_bytes: int
+    grace_seconds: float
+    stall_seconds: float
+    log_format: str
+    log_level: str
+    reflection: str
+    insecure: bool
+    origins: Mapping[str, str]
+
+    @property
+    def reflects(self) -> bool:
+        """Reflection is on where only this machine can ask, unless it was said."""
+        return self.reflection == "on" or (self.reflection == "auto" and self.listen.is_loopback)
+
+    def limits(self) -> Limits:
+        return Limits(
+            max_sequences=self.max_sequences,
+            step_budget_seconds=self.step_budget_ms / 1000,
+            max_queue_requests=self.max_queue_requests,
+            max_queue_tokens=self.max_queue_tokens,
+            max_inputs=self.max_inputs,
+            threads=self.threads,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One thing that can be set. `read` turns what was written into its value; its ValueError says what it takes."""
+
+    name: str
+    read: Callable[[object], object]
+    default: object
+    help: str
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        name="models",
+        read=read_names,
+        default=" ".join(DEFAULT_MODELS),
+        help="models to serve: [name=]SOURCE[@revision], several separated by spaces",
+    ),
+    Setting(name="listen", read=read_address, default="127.0.0.1:50051", help="gRPC address, host:port"),
+    Setting(
+        name="metrics_listen",
+        read=read_address,
+        default="127.0.0.1:9464",
+        help="address of /metrics, /healthz and /readyz, host:port",
+    ),
+    Setting(
+        name="dtype",
+        read=read_choice("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="type of the weights in memory: auto, float32, bfloat16, float16",
+    ),
+    Setting(name="device", read=read_device, default="auto", help="auto, cpu, cuda or cuda:N"),
+    Setting(
+        name="quantize",
+        read=read_choice("none"),
+        default="none",
+        help="none (the only one so far)",
+    ),
+    Setting(
+        name="cache_memory",
+        read=read_size(0),
+        default="0",
+        help="bytes of KV cache for each model that generates, as 450MB or 2GiB; 0: the engine chooses",
+    ),
+    Setting(name="threads", read=read_integer(0, 1024), default="0", help="threads of the engine; 0: all cores"),
+    Setting(
+        name="step_budget_ms",
+        read=read_number(1, 10_000),
+        default="50",
+        help="how long a step may take while anything decodes",
+    ),
+    Setting(name="max_sequences", read=read_integer(1, 4096), default="64", help="candidates that decode at a time"),
+    Setting(
+        name="max_queue_requests",
+        read=read_integer(1, 1_000_000),
+        default="512",
+        help="requests that may wait; more are refused",
+    ),
+    Setting(
+        name="max_queue_tokens",
+        read=read_integer(1, 1_000_000_000),
+        default="1000000",
+        help="tokens that may wait; more are refused",
+    ),
+    Setting(name="max_inputs", read=read_integer(1, 1_000_000), default="2048", help="texts in one Embed request"),
+    Setting(name="max_request_bytes", read=read_size(1024), default="4MiB", help="largest request message"),
+    Setting(name="max_response_bytes", read=read_size(8192), default="16MiB", help="largest reply message"),
+    Setting(
+        name="grace_seconds",
+        read=read_number(0, 86_400),
+        default="30",
+        help="how long running requests may take to finish when the server stops",
+    ),
+    Setting(
+        name="stall_seconds",
+        read=read_number(0.01, 86_400),
+        default="30",
+        help="how long a stream may go unread before it is ended",
+    ),
+    Setting(name="log_format", read=read_choice("human", "json"), default="human", help="human or json"),
+    Setting(
+        name="log_level",
+        read=read_choice("debug", "info", "warning", "error"),
+        default="info",
+        help="debug, info, warning or error; info has one line a request",
+    ),
+    Setting(
+        name="reflection",
+        read=read_choice("auto", "on", "off"),
+        default="auto",
+        help="gRPC reflection: on, off, or auto (on where only this machine can ask)",
+    ),
+    Setting(
+        name="insecure",
+        read=read_switch,
+        default="false",
+        help="allow addresses that other machines can reach, without encryption or tokens",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What somebody wrote for a setting, and where."""
+
+    value: object
+    origin: str
+
+
+def load(flags: Mapping[str, object], environment: Mapping[str, str], file: Path | None) -> Settings:
+    """The settings of all sources; raises ConfigError with everything that is wrong with them."""
+    problems: list[str] = []
+    written = {setting.name: _Written(setting.default, "default") for setting in SETTINGS}
+    if file is not None:
+        written |= _from_file(file, problems)
+    written |= _from_environment(environment, problems)
+    written |= {
+        setting.name: _Written(flags[setting.name], setting.flag if setting.name != "models" else "command line")
+        for setting in SETTINGS
+        if flags.get(setting.name) is not None
+    }
+    values = {setting.name: _read(setting, written[setting.name], problems) for setting in SETTINGS}
+    problems += _exposed(values)
+    if problems:
+        raise ConfigError(problems)
+    origins = {name: each.origin for name, each in written.items()}
+    return Settings(**values, origins=origins)  # type: ignore[arg-type]  # read one by one above
+
+
+def described(settings: Settings) -> list[tuple[str, str, str]]:
+    """Every setting with its value and where that came from, for --print-config. The values are legal TOML."""
+    return [
+        (setting.name, _toml(getattr(settings, setting.name)), settings.origins[setting.name]) for setting in SETTINGS
+    ]
+
+
+def _from_file(file: Path, problems: list[str]) -> dict[str, _Written]:
+    try:
+        text = file.read_text()
+        table = tomllib.loads(text)
+    except OSError as error:
+        problems.append(f"{file}: cannot be read: {error.strerror}.")
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(f"{file}: is not TOML: {error}.")
+        return {}
+    known = [setting.name for setting in SETTINGS]
+    found: dict[str, _Written] = {}
+    for key, value in table.items():
+        origin = f"{file}:{_line_of(key, text)}"
+        if key in known:
+            found[key] = _Written(value, origin)
+        else:
+            problems.append(f"{origin}: there is no setting {key!r}.{_nearest(key, known)}")
+    return found
+
+
+def _from_environment(environment: Mapping[str, str], problems: list[str]) -> dict[str, _Written]:
+    known = {setting.variable: setting.name for setting in SETTINGS}
+    found: dict[str, _Written] = {}
+    for variable, value in environment.items():
+        if variable in known:
+            found[known[variable]] = _Written(value, variable)
+        elif variable.startswith(PREFIX) and variable not in NOT_OURS:
+            problems.append(f"{variable}: there is no such setting.{_nearest(variable, [*known])}")
+    return found
+
+
+def _read(setting: Setting, written: _Written, problems: list[str]) -> object:
+    try:
+        return setting.read(written.value)
+    except ValueError as error:
+        problems.append(f"{written.origin}: {setting.name} must be {error}; got {written.value!r}.")
+        return None
+
+
+def _exposed(values: Mapping[str, object]) -> list[str]:
+    """The addresses that others can reach though nobody said that they may."""
+    if values["insecure"]:
+        return []
+    addresses = [values[name] for name in ("listen", "metrics_listen")]
+    return [
+        f"{address.host or 'an empty host'} can be reached from other machines, and stretto has neither TLS nor "
+        "tokens yet. Put a proxy that has them in front of 127.0.0.1, or say --insecure if you mean it."
+        for address in addresses
+        if isinstance(address, Address) and not address.is_loopback
+    ]
+
+
+def _line_of(key: str, text: str) -> int:
+    """The line that sets a top-level key; tomllib does not say."""
+    pattern = re.compile(rf"""^\s*\[*\s*["']?{re.escape(key)}["']?\s*[=.\]]""", re.MULTILINE)
+    match = pattern.search(text)
+    return text.count("\n", 0, match.end()) + 1 if match else 1
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _toml(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return f"{value:g}" if isinstance(value, float) else str(value)
+        case tuple():
+            return "[" + ", ".join(_toml(each) for each in cast("tuple[object, ...]", value)) + "]"
+        case _:
+            return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'

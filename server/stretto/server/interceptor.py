@@ -1,0 +1,171 @@
+"""
+Around every request: its bytes, its id, its errors, its log line and its counts, in one place.
+
+The generated servicers stay as they are: their (de)serialisers are taken off the handler and used here, so that
+malformed bytes are INVALID_ARGUMENT, and a service may answer with any message that has the right bytes.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, TypeAlias, cast
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from structlog.typing import FilteringBoundLogger
+
+from stretto.engine.errors import ReplyTooLarge, StrettoError
+from stretto.server.call import Call
+from stretto.server.errors import MalformedMessage, code_of, retry_seconds, status_of, unexpected
+from stretto.server.gate import Gate
+from stretto.server.metrics import Metrics
+from stretto.server.reading import check_request_id, options_of
+
+OURS = "/stretto."
+TASKS = {
+    "/stretto.v1.GenerationService/Generate": "generate",
+    "/stretto.v1.GenerationService/GenerateStream": "generate",
+    "/stretto.v1.EmbeddingService/Embed": "embed",
+}
+
+# A caller's deadline ends the call there first, and the cancel arrives here a moment before our own clock says so.
+DEADLINE_SLACK_SECONDS = 0.1
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs only
+Method = Callable[[Any, Call], Awaitable[Message | None]]
+
+
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Health and reflection pass untouched; everything of `stretto.` is answered through here."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        metrics: Metrics,
+        logger: FilteringBoundLogger,
+        *,
+        stall_seconds: float,
+        max_response_bytes: int,
+    ) -> None:
+        self._gate = gate
+        self._metrics = metrics
+        self._logger = logger
+        self._stall_seconds = stall_seconds
+        self._max_response_bytes = max_response_bytes
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "Handler | None":
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith(OURS):
+            return handler
+        assert not handler.request_streaming, f"{method}: streams of requests are not served yet"
+        serve = cast(Method, handler.unary_stream if handler.response_streaming else handler.unary_unary)
+        decode = cast(Callable[[bytes], Message], handler.request_deserializer)
+
+        async def answer(data: bytes, context: Any) -> bytes | None:
+            return await self._answer(method, serve, decode, data, context)
+
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(answer)
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    async def _answer(
+        self, method: str, serve: Method, decode: Callable[[bytes], Message], data: bytes, context: Any
+    ) -> bytes | None:
+        call = self._call(method, context)
+        try:
+            reply = await self._served(call, serve, decode, data)
+        except StrettoError as error:
+            failure = error
+        except asyncio.CancelledError:  # the caller left, its deadline passed, or the server stops
+            self._end(call, "DEADLINE_EXCEEDED" if _expired(call) else "CANCELLED", None)
+            raise
+        except Exception:
+            failure = unexpected()
+            self._logger.exception("unexpected error", id=call.request_id, error_id=failure.metadata["error_id"])
+        else:
+            self._end(call, "OK", None)
+            context.set_trailing_metadata((("x-request-id", call.request_id),))
+            return reply
+        # Counted first: sending a status waits for a reader, and a stalled one may never come back.
+        self._end(call, code_of(failure).name, failure)
+        await self._abort(call, failure)
+
+    def _call(self, method: str, context: Any) -> Call:
+        received = time.monotonic()
+        remaining = context.time_remaining()
+        return Call(
+            context=context,
+            method=method.rpartition("/")[2],
+            task=TASKS.get(method, ""),
+            request_id=uuid.uuid4().hex,
+            received=received,
+            deadline=None if remaining is None else received + remaining,
+            stall_seconds=self._stall_seconds,
+        )
+
+    async def _served(self, call: Call, serve: Method, decode: Callable[[bytes], Message], data: bytes) -> bytes | None:
+        try:
+            request = decode(data)
+        except DecodeError:
+            raise MalformedMessage(
+                f"the {len(data)} bytes of this {call.method} request are not the message that it takes."
+            ) from None
+        options = options_of(request)
+        if options is not None and options.request_id:
+            check_request_id(options.request_id)
+            call.request_id = options.request_id
+        with self._gate.passing(call):
+            reply = await serve(request, call)
+        return None if reply is None else self._sendable(reply.SerializeToString())
+
+    def _sendable(self, data: bytes) -> bytes:
+        if len(data) > self._max_response_bytes:
+            raise ReplyTooLarge(
+                f"the reply has {len(data)} bytes; the limit is {self._max_response_bytes}. "
+                "Ask for less, or for a stream.",
+                metadata={"bytes": str(len(data)), "max_bytes": str(self._max_response_bytes)},
+            )
+        return data
+
+    async def _abort(self, call: Call, error: StrettoError) -> NoReturn:
+        status = status_of(error)
+        trailing = [("x-request-id", call.request_id), ("grpc-status-details-bin", status.SerializeToString())]
+        if (seconds := retry_seconds(error)) is not None:
+            trailing.append(("grpc-retry-pushback-ms", str(round(seconds * 1000))))
+        await call.context.abort(code_of(error), status.message, tuple(trailing))
+        raise AssertionError("abort returned")
+
+    def _end(self, call: Call, code: str, error: StrettoError | None) -> None:
+        """Count the request and write its line: figures and names of ours, nothing that the caller wrote but the id."""
+        if call.task:
+            self._metrics.observe_call(call, code, error)
+        facts: dict[str, object] = {"id": call.request_id, "method": call.method, "code": code}
+        if error is not None:
+            facts["reason"] = error.reason
+        if call.model:
+            facts["model"] = call.model
+        if call.task:
+            facts["task"] = call.task
+        if call.usage:
+            facts |= {"tokens_in": call.usage.prompt_tokens, "cached": call.usage.cached_prompt_tokens}
+            facts["tokens_out"] = call.usage.completion_tokens
+        if call.telemetry:
+            facts["queue_ms"] = _milliseconds(call.telemetry.queue_seconds)
+            if call.telemetry.first_token_seconds is not None:
+                facts["first_token_ms"] = _milliseconds(call.telemetry.first_token_seconds)
+        facts["total_ms"] = _milliseconds(time.monotonic() - call.received)
+        self._logger.info("request", **facts)
+
+
+def _expired(call: Call) -> bool:
+    return call.deadline is not None and time.monotonic() >= call.deadline - DEADLINE_SLACK_SECONDS
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 2)

@@ -1,0 +1,117 @@
+"""
+What a request may not ask for yet, field by field: a field that is accepted is honoured, the rest is refused by name.
+
+Each row is a path from the request's root, and the values that change nothing and so are accepted. A test walks the
+descriptors and sets every field that there is: it is in this table, or it changes what the engine is asked.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from google.protobuf.message import Message
+
+from stretto.engine.errors import AdapterNotFound, InvalidRequest
+from stretto.v1 import common_pb2, embedding_pb2
+
+Neutral = tuple[object, ...]
+
+OPTIONS: Final[Mapping[str, Neutral]] = {"options.fairness_key": ("",)}
+
+GENERATE: Final[Mapping[str, Neutral]] = {
+    "response_prefix": ("",),
+    "resume_after": (),
+    "config.beam_search": (),
+    "config.constraint": (),
+    "config.speculation.enabled": (False,),
+    "config.speculation.max_draft_tokens": (0,),
+    "config.sampling.typical_p": (1.0,),
+    "config.sampling.repetition_penalty": (1.0,),
+    "config.sampling.presence_penalty": (0.0,),
+    "config.sampling.frequency_penalty": (0.0,),
+    "config.sampling.penalty_window": (),
+    "config.sampling.no_repeat_ngram_size": (0,),
+    "config.sampling.logit_bias": (),
+    "config.sampling.allowed_token_ids": (),
+    "config.sampling.banned_token_ids": (),
+    "config.sampling.banned_strings": (),
+    "config.output.include_prompt_logprobs": (False,),
+    **OPTIONS,
+}
+
+STREAM: Final[Mapping[str, Neutral]] = {"stream_options.include_prefill_progress": (False,)}
+
+EMBED: Final[Mapping[str, Neutral]] = {
+    "config.chunking": (),
+    "config.layer": (-1,),
+    "config.encoding": (
+        embedding_pb2.EMBEDDING_ENCODING_UNSPECIFIED,
+        embedding_pb2.EMBEDDING_ENCODING_FLOAT32,
+    ),
+    **OPTIONS,
+}
+
+# Values of enums that are known and not yet done; their fields are honoured otherwise.
+NOT_YET: Final[Mapping[str, frozenset[int]]] = {
+    "overflow_policy": frozenset({common_pb2.OVERFLOW_POLICY_CHUNK}),
+    "config.overflow_policy": frozenset({common_pb2.OVERFLOW_POLICY_CHUNK}),
+    "config.pooling": frozenset({common_pb2.POOLING_TYPE_NONE, common_pb2.POOLING_TYPE_SPARSE}),
+}
+
+
+def refuse(request: Message, table: Mapping[str, Neutral]) -> None:
+    """Raise for the first field of the table that is set to more than its neutral values."""
+    for path, neutral in table.items():
+        owner, name = _owner(request, path)
+        if owner is None or not _is_set(owner, name):
+            continue
+        value = getattr(owner, name)
+        if any(value == accepted for accepted in neutral):
+            continue
+        only = f"; {path} may only be {_said(owner, name, neutral[-1])}, or left out" if neutral else ""
+        raise InvalidRequest(f"{path} is not supported yet{only}.", field=path)
+
+
+def refuse_adapter(adapter: str) -> None:
+    if adapter:
+        raise AdapterNotFound(
+            f"no adapter {adapter!r} is loaded: this server does not load adapters yet. Leave `adapter` empty.",
+            field="adapter",
+            metadata={"adapter": adapter},
+        )
+
+
+def refuse_unknown(owner: Message, name: str, path: str) -> None:
+    """Raise for an enum's number that names nothing, or names what is not done yet."""
+    field = owner.DESCRIPTOR.fields_by_name[name]
+    number: int = getattr(owner, name)
+    assert field.enum_type is not None
+    known = field.enum_type.values_by_number.get(number)
+    if known is None:
+        raise InvalidRequest(f"{path} is {number}, which names no {field.enum_type.name}.", field=path)
+    if number in NOT_YET.get(path, ()):
+        raise InvalidRequest(f"{path} is {known.name}, which is not supported yet.", field=path)
+
+
+def _owner(request: Message, path: str) -> tuple[Message | None, str]:
+    """The message that holds the last field of a path, or None where a message on the way is absent."""
+    *way, name = path.split(".")
+    owner = request
+    for step in way:
+        if not owner.HasField(step):
+            return None, name
+        owner = getattr(owner, step)
+    return owner, name
+
+
+def _is_set(owner: Message, name: str) -> bool:
+    field = owner.DESCRIPTOR.fields_by_name[name]
+    if field.has_presence:
+        return owner.HasField(name)
+    return getattr(owner, name) != field.default_value if not field.is_repeated else bool(getattr(owner, name))
+
+
+def _said(owner: Message, name: str, value: object) -> str:
+    field = owner.DESCRIPTOR.fields_by_name[name]
+    if field.enum_type is not None and isinstance(value, int):
+        return str(field.enum_type.values_by_number[value].name)
+    return f"{value:g}" if isinstance(value, float) else repr(value)

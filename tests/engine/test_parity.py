@@ -1,0 +1,159 @@
+"""Real checkpoints answer as the reference libraries do: SmolLM2-135M-Instruct (both formats) and all-MiniLM-L6-v2."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from stretto.engine.attention import Packed
+from stretto.engine.cache.kv_cache import KVCache
+from stretto.engine.checkpoint.headers import open_checkpoint
+from stretto.engine.encoder import Encoder
+from stretto.engine.messages import Draw, Encode, Generate
+from stretto.engine.models.loading import build
+from stretto.engine.models.parts import Rows
+from stretto.engine.rotary import Rotary
+from stretto.engine.runner import Runner
+from stretto.engine.sequence import Sequence, Slice
+
+CPU = torch.device("cpu")
+PROMPTS = (
+    "1, 2, 3, 4, 5,",
+    "The capital of France is",
+    "Once upon a time there was a small village by the sea, where",
+    "def fibonacci(n):\n",
+)
+TEXTS = (
+    "How do I reset my password?",
+    "The quick brown fox jumps over the lazy dog. " * 20,
+    "",
+    "世界 – é 🦙",
+    "A short one.",
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(smollm2_hf: Path) -> Any:
+    return AutoTokenizer.from_pretrained(smollm2_hf)
+
+
+@pytest.fixture(scope="module")
+def theirs(smollm2_hf: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(smollm2_hf, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def ours(smollm2_hf: Path) -> Any:
+    return build(open_checkpoint(smollm2_hf), dtype=torch.float32, device=CPU)
+
+
+def logits_of(model: Any, texts: list[list[int]]) -> tuple[Tensor, Tensor]:
+    attend = Packed([len(text) for text in texts], CPU, Rotary())
+    ids = torch.tensor([id_ for text in texts for id_ in text])
+    with torch.inference_mode():
+        hidden = model(Rows(ids=ids, positions=attend.positions), attend)
+        return hidden, model.logits(hidden)
+
+
+def greedy(model: Any, prompts: list[list[int]], count: int) -> list[list[int]]:
+    """All prompts in one batch, the first of them prefilled in pieces of four."""
+    spec = model.specs[0]
+    cache = KVCache(
+        layers=len(model.specs),
+        num_blocks=64,
+        block_size=16,
+        key_heads=spec.key_heads,
+        head_size=spec.head_size,
+        dtype=torch.float32,
+        device=CPU,
+    )
+    runner = Runner(model, cache, model.config.vocab_size)
+    sequences = [
+        Sequence(
+            request=Generate(id=i, model="m", prompt=prompt, draw=Draw(temperature=0), max_tokens=count),
+            candidate=0,
+            tokens=list(prompt),
+            blocks=list(range(8 * i, 8 * i + 8)),
+        )
+        for i, prompt in enumerate(prompts)
+    ]
+    while unfinished := [one for one in sequences if one.generated < count]:
+        batch = [
+            Slice(one, one.computed, min(len(one.tokens), one.computed + (4 if one is sequences[0] else 64)))
+            for one in unfinished
+        ]
+        for piece, drawn in zip(batch, runner.run(batch), strict=True):
+            piece.sequence.computed = piece.stop
+            if drawn is not None:
+                piece.sequence.tokens.append(drawn.token)
+    return [one.tokens[len(one.request.prompt) :] for one in sequences]
+
+
+def their_greedy(model: Any, prompt: list[int], count: int) -> list[int]:
+    """By their own `generate`, which an end of text does not end."""
+    ids = torch.tensor([prompt])
+    options = {"do_sample": False, "max_new_tokens": count, "eos_token_id": -1, "pad_token_id": 0}
+    with torch.inference_mode():
+        whole = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+    return [int(id_) for id_ in whole[0, len(prompt) :]]
+
+
+def test_hidden_states_and_logits_of_smollm2_are_those_of_transformers(tokenizer: Any, theirs: Any, ours: Any) -> None:
+    texts = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    with torch.inference_mode():
+        said = [theirs(torch.tensor([text]), output_hidden_states=True) for text in texts]
+    hidden, logits = logits_of(ours, texts)
+    wanted_hidden = torch.cat([one.hidden_states[-1][0] for one in said])
+    wanted_logits = torch.cat([one.logits[0] for one in said])
+    torch.testing.assert_close(logits, wanted_logits, atol=2e-4, rtol=0)
+    torch.testing.assert_close(hidden, wanted_hidden, atol=2e-4, rtol=1e-5)
+
+
+def test_greedy_texts_of_smollm2_are_those_of_transformers_over_64_tokens(
+    tokenizer: Any, theirs: Any, ours: Any
+) -> None:
+    """One by their `generate`; the others, faster, by asking what theirs would choose after each token of ours."""
+    prompts = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    texts = greedy(ours, prompts, 64)
+    assert texts[0] == their_greedy(theirs, prompts[0], 64)
+    for prompt, text in zip(prompts, texts, strict=True):
+        with torch.inference_mode():
+            chosen = theirs(torch.tensor([prompt + text])).logits[0].argmax(-1)
+        assert text == chosen[len(prompt) - 1 : -1].tolist()
+
+
+def test_the_gguf_of_smollm2_is_read_into_the_same_model(tokenizer: Any, theirs: Any, smollm2_gguf: Path) -> None:
+    """Heads in the file's order of rows, or in one that was changed twice, would give gibberish."""
+    model: Any = build(open_checkpoint(smollm2_gguf), dtype=torch.float32, device=CPU)
+    prompt = tokenizer(PROMPTS[0])["input_ids"]
+    _, logits = logits_of(model, [prompt])
+    with torch.inference_mode():
+        wanted = theirs(torch.tensor([prompt])).logits[0]
+    torch.testing.assert_close(logits, wanted, atol=2e-4, rtol=0)
+    assert tokenizer.decode(greedy(model, [prompt], 12)[0]) == " 6, 7, 8, 9,"
+
+
+def test_vectors_of_minilm_are_those_of_sentence_transformers(minilm: Path) -> None:
+    reference = SentenceTransformer(str(minilm), device="cpu")
+    model: Any = build(open_checkpoint(minilm), dtype=torch.float32, device=CPU)
+    texts = [
+        Encode(
+            id=1,
+            index=index,
+            model="m",
+            ids=reference.tokenizer(text, truncation=True, max_length=256)["input_ids"],
+            pooling="mean",
+            normalize=True,
+        )
+        for index, text in enumerate(TEXTS)
+    ]
+    got = np.stack([np.frombuffer(vector, "<f4") for vector in Encoder(model, CPU).run(texts) if vector is not None])
+    np.testing.assert_allclose(got, reference.encode(list(TEXTS)), atol=1e-5)
+    alone = Encoder(model, CPU).run(texts[:1])[0]
+    assert alone is not None
+    np.testing.assert_allclose(np.frombuffer(alone, "<f4"), got[0], atol=1e-6)
