@@ -54,7 +54,7 @@ check: ## Lint, formatting, types, import rules, generated code
 	step 3/7 'formatting' .venv/bin/ruff format --check --quiet .; \
 	step 4/7 'types' .venv/bin/mypy --no-error-summary; \
 	step 4/7 'types of the scripts' .venv/bin/mypy --no-error-summary scripts protos/generate.py tests/house; \
-	step 5/7 'import rules' .venv/bin/lint-imports; \
+	step 5/7 'import rules' .venv/bin/lint-imports --no-logo; \
 	step 6/7 'generated code' .venv/bin/python protos/generate.py --check; \
 	step 7/7 'image of the protos' .venv/bin/python protos/generate.py --image "$$image"; \
 	step 7/7 'protos' .venv/bin/buf lint "$$image" --config protos/buf.yaml; \

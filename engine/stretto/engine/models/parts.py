@@ -51,12 +51,13 @@ class Norm(nn.Module):
 
 
 class Table(nn.Embedding):
-    """A row for each id. Its first values are the business of whoever fills it: on the meta device, where a loader
-    makes its models, torch's own draw would import a compiler, which takes longer than reading the weights.
+    """A row for each id. On the meta device, where a loader makes its models, there is nothing to draw: torch's own
+    draw would import a compiler there, which takes longer than reading the weights.
     """
 
     def reset_parameters(self) -> None:
-        pass
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
 
 class Embed(nn.Module):
