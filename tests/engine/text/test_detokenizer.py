@@ -72,6 +72,23 @@ def test_random_ids_of_a_byte_fallback_vocabulary_stream_as_they_decode(strips: 
         assert "".join(deltas) == tokenizer.decode(ids, skip_special_tokens=skip)
 
 
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("scheme", [None, "always", "first", "never"])
+def test_random_ids_of_word_and_metaspace_vocabularies_stream_as_they_decode(scheme: str | None, skip: bool) -> None:
+    """Without a decoder, words between blanks; with Metaspace, blanks where the pieces have them."""
+    tokens = ["<unk>", "<s>", "a", "\u2581", "\u2581b", "cd", "世", "."]
+    library = tokenizers.Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
+    library.add_special_tokens([AddedToken("<s>", normalized=False)])
+    if scheme is not None:
+        library.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    tokenizer = Tokenizer(library, bos_id=1, eos_ids=frozenset())
+    draw = random.Random(14)
+    for _ in range(500):
+        ids = [draw.randrange(len(tokens)) for _ in range(draw.randint(1, 10))]
+        deltas = _pushed(tokenizer, ids, skip=skip, draw=draw)
+        assert "".join(deltas) == tokenizer.decode(ids, skip_special_tokens=skip)
+
+
 def test_broken_byte_tokens_are_replaced_one_by_one_and_whole_characters_stay(byte_fallback: Tokenizer) -> None:
     draw = random.Random(13)
     for _ in range(1000):

@@ -1,4 +1,4 @@
-"""What each token adds to a text, as bytes: for byte-level BPE, and for sentencepiece-style BPE with byte fallback."""
+"""What each token adds to a text, as bytes: byte-level BPE, sentencepiece styles, and plain words between blanks."""
 
 import json
 import re
@@ -16,9 +16,13 @@ def byte_spelling(decoder: tokenizers.decoders.Decoder | None) -> tuple[Callable
     None where the text is more than its tokens' bytes put together (WordPiece glues and cleans).
     """
     steps = _steps(decoder)
-    if [step["type"] for step in steps] == ["ByteLevel"]:
-        return ByteLevel(), False
     kinds = [step["type"] for step in steps]
+    if kinds == ["ByteLevel"]:
+        return ByteLevel(), False
+    if kinds == []:
+        return word_bytes, True
+    if kinds == ["Metaspace"] and steps[0]["replacement"] == SPACE:
+        return metaspace_bytes, steps[0]["prepend_scheme"] != "never"
     if kinds not in (["Replace", "ByteFallback", "Fuse"], ["Replace", "ByteFallback", "Fuse", "Strip"]):
         return None
     replaces = steps[0].get("pattern") == {"String": SPACE} and steps[0].get("content") == " "
@@ -45,10 +49,19 @@ class ByteLevel:
             return spelling.encode()
 
 
+def word_bytes(spelling: str) -> bytes:
+    """Without a decoder the library puts a blank between any two tokens."""
+    return b" " + spelling.encode()
+
+
+def metaspace_bytes(spelling: str) -> bytes:
+    return spelling.replace(SPACE, " ").encode()
+
+
 def sentencepiece_bytes(spelling: str) -> bytes:
     if match := BYTE_TOKEN.fullmatch(spelling):
         return bytes([int(match[1], 16)])
-    return spelling.replace(SPACE, " ").encode()
+    return metaspace_bytes(spelling)
 
 
 def _steps(decoder: tokenizers.decoders.Decoder | None) -> list[dict[str, object]]:

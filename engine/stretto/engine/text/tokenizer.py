@@ -47,7 +47,7 @@ class Tokenizer:
         self._library = library
         self._lock = threading.Lock()
         self._literal: dict[bool, tokenizers.Tokenizer] = {}
-        self._spelling = byte_spelling(library.decoder) if isinstance(library.model, tokenizers.models.BPE) else None
+        self._spelling = byte_spelling(library.decoder)
         self._bytes: dict[int, bytes] = {}
         self.head, self.tail = _wrapping(library)
 
