@@ -196,6 +196,7 @@ def test_a_killed_engine_fails_the_requests_in_flight_and_is_replaced(
             for _ in stream:
                 pass
         assert caught.value.reason == "ENGINE_LOST"
+        assert server.status("/readyz") == 503
         eventually(lambda: server.status("/readyz") == 200, 60.0)
         assert server.engine() != first
         assert client.generate(COUNTING, temperature=0, max_tokens=3).text == " 6,"

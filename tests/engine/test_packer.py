@@ -2,7 +2,7 @@
 
 import random
 
-from stretto.engine.messages import Encode, Failed, Vector
+from stretto.engine.messages import Encode
 from stretto.engine.packer import Packer
 
 
@@ -52,15 +52,23 @@ def test_a_text_past_its_deadline_or_queue_timeout_is_never_encoded() -> None:
     assert [t.request.id for t in packer.plan(100, 5.0)] == [3]
 
 
-def test_every_text_ends_once_with_its_vector_or_its_failure() -> None:
+def test_every_text_that_was_taken_gets_its_vector_once() -> None:
     dice, packer = random.Random(0), Packer()
     for i in range(200):
         packer.add(text(i, dice.randrange(1, 30)), now=0.0)
     ended: list[int] = []
     while not packer.idle:
         batch = packer.plan(64, 1.0)
-        vectors = [None if t.request.id % 7 == 0 else bytes(4) for t in batch]
-        for event in packer.commit(batch, vectors, 2.0):
-            assert isinstance(event, Failed if event.id % 7 == 0 else Vector)
-            ended.append(event.id)
+        events = packer.commit(batch, [bytes([t.request.id % 256]) for t in batch], 2.0)
+        assert all(event.vector == bytes([event.id % 256]) for event in events)
+        ended += [event.id for event in events]
     assert ended == list(range(200))
+
+
+def test_the_account_says_what_a_text_was_batched_with() -> None:
+    packer = Packer()
+    for i, length in enumerate([3, 5]):
+        packer.add(text(i, length), now=0.0)
+    first, second = packer.commit(packer.plan(64, 1.0), [b"", b""], 3.0)
+    assert (first.account.co_batched_tokens, second.account.co_batched_tokens, first.account.max_batch) == (5, 3, 2)
+    assert (first.account.queue_seconds, first.account.prefill_seconds) == (1.0, 2.0)

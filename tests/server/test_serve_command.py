@@ -11,7 +11,7 @@ import pytest
 
 from stretto.cli import serve
 from stretto.cli.failure import CommandFailed
-from stretto.cli.startup import Lines, Screen
+from stretto.cli.startup import Lines, Screen, program
 from stretto.server.announcements import Listening, ModelReady, Serving, Stopped, Stopping
 from stretto.server.config import SETTINGS
 from stretto.server.logs import open_log
@@ -120,8 +120,8 @@ async def test_the_screen_shows_models_addresses_and_what_to_try(life, capsys):
         "  writer   generate         float32      4.0 kB   ready in 0.2 s",
         "  gRPC      127.0.0.1:50051      (plain text, this machine only)",
         "  metrics   http://127.0.0.1:9464/metrics      health  /healthz /readyz",
-        "  Try       stretto chat",
-        "            stretto embed",
+        f"  Try       {program()} chat",
+        f"            {program()} embed",
         "  Stop with Ctrl-C: running requests get 30 s to finish.",
         "Stopping: 2 requests may take 30 s more to finish; Ctrl-C again cuts them.",
         "Stopped: 1 request finished, 1 cut.",

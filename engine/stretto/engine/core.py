@@ -7,6 +7,7 @@ loop owns it; nothing here is called from another thread.
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -63,6 +64,7 @@ RESTART_SECONDS = (
     30.0,
 )  # before each restart in a row; one that ran a minute ends the row
 STEADY_SECONDS = 60.0
+LOG = logging.getLogger("stretto.engine")
 REASONS: dict[str, type[StrettoError]] = {
     kind.reason: kind
     for kind in vars(errors).values()
@@ -260,6 +262,8 @@ class Engine:
     def _take(self, event: Event) -> None:
         match event:
             case Token() | Vector() | Failed():
+                if isinstance(event, Failed) and event.log:
+                    LOG.error(event.log)
                 if (inbox := self._inboxes.get(event.id)) is not None:
                     inbox.put_nowait(event)
             case Step() | Gauges():

@@ -1,7 +1,7 @@
 """A lane is one model's one kind of work: its queue, and what computes it."""
 
-import logging
 import time
+import traceback
 import uuid
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -13,12 +13,10 @@ from stretto.engine.encoder import Encoder
 from stretto.engine.errors import EngineFailure
 from stretto.engine.messages import Command, Encode, Event, Failed, Gauges, Generate, Kind, Step, Stop
 from stretto.engine.pace import Pace
-from stretto.engine.packer import Packer, Text, failure
+from stretto.engine.packer import Packer, Text
 from stretto.engine.runner import Runner
 from stretto.engine.scheduler import Scheduler
 from stretto.engine.sequence import Batch, Drawn, Slice
-
-LOG = logging.getLogger("stretto.engine")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -115,7 +113,7 @@ class CausalLane:
     def _fail(self, request_id: int, why: Exception | None) -> Failed:
         """End a request whose own tokens made the step fail; what it left in the cache must hurt nobody."""
         self._cache.zero(self.scheduler.fail(request_id))
-        return Failed(id=request_id, reason=EngineFailure.reason, message=_logged(why, "its logits are not numbers"))
+        return accident(request_id, -1, why or ArithmeticError("the logits hold no numbers"))
 
     def _report(self, batch: Batch, seconds: float) -> Step:
         tokens, decoding = sum(piece.count for piece in batch), [piece.count == 1 for piece in batch]
@@ -178,14 +176,14 @@ class EncodeLane:
         now = time.monotonic()
         tokens = sum(len(text.request.ids) for text in batch)
         self._pace.learn(tokens, now - begun)
-        done = [
-            (text, vector) for text, vector in zip(batch, results, strict=True) if not isinstance(vector, Exception)
-        ]
-        events: list[Event] = [
-            failure(text, _logged(why, ""))
-            for text, why in zip(batch, results, strict=True)
-            if isinstance(why, Exception)
-        ]
+        events: list[Event] = []
+        done: list[tuple[Text, bytes]] = []
+        for text, result in zip(batch, results, strict=True):
+            if isinstance(result, bytes):
+                done.append((text, result))
+            else:
+                why = result or ArithmeticError("the vector holds no numbers")
+                events.append(accident(text.request.id, text.request.index, why))
         events += self.packer.commit([text for text, _ in done], [vector for _, vector in done], now)
         events.append(Step(model=self._model, kind="encode", seconds=now - begun, sequences=len(batch), tokens=tokens))
         return events
@@ -228,8 +226,13 @@ def _culprits(batch: list[Slice], results: list[Drawn | Exception | None]) -> di
     return found
 
 
-def _logged(why: Exception | None, otherwise: str) -> str:
-    """Write what happened to the log under a new error id, and return what the caller may know."""
+def accident(request_id: int, index: int, why: Exception) -> Failed:
+    """The end of a request that raised or gave no numbers: an error id for the caller, what happened for the log."""
     error_id = uuid.uuid4().hex[:12]
-    LOG.error("error %s: a request failed in the engine: %s", error_id, otherwise, exc_info=why)
-    return f"The engine could not compute this request; the others go on. The server's log has it as error {error_id}."
+    return Failed(
+        id=request_id,
+        index=index,
+        reason=EngineFailure.reason,
+        message=f"The engine could not compute this; the others go on. The server's log has it as error {error_id}.",
+        log=f"error {error_id}: a request failed in the engine\n{''.join(traceback.format_exception(why)).rstrip()}",
+    )

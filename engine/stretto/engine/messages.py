@@ -166,12 +166,16 @@ class Vector(Message, frozen=True, kw_only=True):
 
 
 class Failed(Message, frozen=True, kw_only=True):
-    """The request ended badly; `index` -1 means all of it, else one text of it. `reason` is an error's `reason`."""
+    """The request ended badly; `index` -1 means all of it, else one text of it. `reason` is an error's `reason`.
+
+    `message` is for the caller. `log` is what happened, with its traceback, for the server's log and nobody else.
+    """
 
     id: int
     index: int = -1
     reason: str
     message: str
+    log: str = ""
 
 
 class Step(Message, frozen=True, kw_only=True):

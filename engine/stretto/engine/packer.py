@@ -4,7 +4,7 @@ from bisect import insort
 from dataclasses import dataclass
 
 from stretto.engine.account import Tally
-from stretto.engine.errors import DeadlineExpired, EngineFailure, QueueTimeout
+from stretto.engine.errors import DeadlineExpired, QueueTimeout
 from stretto.engine.messages import Encode, Failed, Vector
 
 
@@ -24,7 +24,7 @@ class Text:
 class Packer:
     """First come, first served within a priority, up to a budget of tokens: packed rows have no padding to count.
 
-    `plan` takes texts out, and `commit` or `fail` ends each of them exactly once.
+    `plan` takes texts out for good: each ends in `commit`, or as the failure that its caller makes of it.
     """
 
     def __init__(self) -> None:
@@ -83,23 +83,13 @@ class Packer:
             text.tally.start(now)
         return batch
 
-    def commit(self, batch: list[Text], vectors: list[bytes | None], now: float) -> list[Vector | Failed]:
-        """The events of a computed batch; None is a vector that held no numbers, and fails alone."""
+    def commit(self, batch: list[Text], vectors: list[bytes], now: float) -> list[Vector]:
+        """The events of texts that were encoded together."""
         total = sum(len(text.request.ids) for text in batch)
-        events: list[Vector | Failed] = []
-        for text, vector in zip(batch, vectors, strict=True):
-            request = text.request
-            text.tally.step(batch=len(batch), others_tokens=total - len(request.ids))
-            text.tally.result(now)
-            if vector is None:
-                events.append(failure(text, "the model gave a vector that is not finite"))
-            else:
-                account = text.tally.close(now)
-                events.append(Vector(id=request.id, index=request.index, vector=vector, account=account))
-        return events
+        return [self._done(text, vector, len(batch), total, now) for text, vector in zip(batch, vectors, strict=True)]
 
-
-def failure(text: Text, why: str) -> Failed:
-    """The end of one text that could not be encoded."""
-    message = f"The engine could not encode this text ({why}); the others are not touched."
-    return Failed(id=text.request.id, index=text.request.index, reason=EngineFailure.reason, message=message)
+    def _done(self, text: Text, vector: bytes, batch: int, total: int, now: float) -> Vector:
+        request = text.request
+        text.tally.step(batch=batch, others_tokens=total - len(request.ids))
+        text.tally.result(now)
+        return Vector(id=request.id, index=request.index, vector=vector, account=text.tally.close(now))

@@ -1,6 +1,9 @@
 """How `stretto serve` tells its start and its end: a screen on a terminal, one log line each elsewhere."""
 
+import shutil
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -132,15 +135,24 @@ def stopping_line(what: Stopping) -> str:
 def _commands(listening: Listening, cards: list[ModelCard]) -> list[str]:
     target = str(listening.grpc)
     prefix = "" if target == DEFAULT_TARGET else f"STRETTO_TARGET={target} "
+    prefix += program()
     tasks = {task for card in cards for task in card.tasks}
     commands = []
     if any(card.has_chat_template for card in cards):
-        commands.append("stretto chat")
+        commands.append(" chat")
     if Task.EMBED in tasks:
-        commands.append('stretto embed "A man eats food." "A person is eating." --similarity')
+        commands.append(' embed "A man eats food." "A person is eating." --similarity')
     if Task.GENERATE in tasks:
-        commands.append('stretto generate "The capital of France is" --max-tokens 8')
+        commands.append(' generate "The capital of France is" --max-tokens 8')
     return [prefix + command for command in commands]
+
+
+def program() -> str:
+    """How a person calls this program in the next terminal: by its name, or where it lies if no path leads there."""
+    if shutil.which("stretto"):
+        return "stretto"
+    here = Path(sys.argv[0]).resolve()
+    return str(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here)
 
 
 def _numbered(commands: list[str]) -> list[tuple[bool, str]]:
