@@ -26,23 +26,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from stretto.cli.downloads import watched
     from stretto.cli.jsonlines import print_object
-    from stretto.engine.checkpoint.origin import origin_of
+    from stretto.engine.checkpoint.origin import folder_of, origin_of
     from stretto.engine.checkpoint.sources import EITHER, cache_folder, catalogue_model, resolve
 
     origins = (arguments.origin,) if arguments.origin else EITHER
+    cache = cache_folder(os.environ)
     for name in arguments.names:
         if arguments.origin and catalogue_model(name) is None:
             raise CommandFailed(
                 f"{name} is not in the catalogue, so --from {arguments.origin} cannot be asked of it.",
                 "Leave --from out.",
             )
+        model = catalogue_model(name)
+        had = model is not None and any(folder_of(cache, model, kind).exists() for kind in origins)
         with watched() as progress:
-            path = resolve(name, cache=cache_folder(os.environ), progress=progress, origins=origins)
+            path = resolve(name, cache=cache, progress=progress, origins=origins)
         origin = origin_of(path)
         if arguments.json:
             print_object({"name": name, "path": str(path), "origin": origin.name if origin else None})
         else:
             print(f"{name}  {path}" + (f"  ({origin.kind}: {origin.name})" if origin else ""))
-            if origin and origin.instead:
+            if origin and origin.instead and not had:
                 print(f"  from the {origin.kind}, because {origin.instead}")
     return 0
