@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from stretto.engine.config import Limits
+from stretto.engine.lanes import CausalLane
 from stretto.engine.messages import (
     Cancel,
     Draw,
@@ -277,6 +278,25 @@ def test_two_models_share_the_time_and_neither_waits_for_the_other_to_finish(lla
     assert {"llama", "bert"} <= set(first_half)
     assert len(running.of(Vector)) == 60
     assert len(running.tokens(1)) == 60
+
+
+def test_prompts_hold_up_who_decodes_longer_where_few_decode_and_many_are_to_be_read(llama: Path) -> None:
+    lane = Running({"llama": llama}).worker._lanes["llama"][1]
+    assert isinstance(lane, CausalLane)
+    assert lane._patience(0.1) == 0.1
+    for i in range(8):
+        lane.add(request(i, [20]), 0.0)
+    lane.step(None)
+    lane.add(request(50, [20] * 100), 0.0)
+    assert lane._patience(0.1) == 0.1  # eight decode, one is to be read
+    for i in range(1, 8):
+        lane.cancel(i)
+    lane.add(request(51, [20] * 100), 0.0)
+    assert lane._patience(0.1) == pytest.approx(0.2)  # one decodes, two are to be read
+    for i in range(52, 60):
+        lane.add(request(i, [20] * 100), 0.0)
+    assert lane._patience(0.1) == pytest.approx(0.4)
+    assert lane._patience(None) is None
 
 
 def test_the_company_changes_a_vector_by_no_more_than_rounding(bert: Path) -> None:

@@ -18,6 +18,8 @@ from stretto.engine.runner import Runner
 from stretto.engine.scheduler import Scheduler
 from stretto.engine.sequence import Batch, Drawn, Slice
 
+MOST_PATIENCE = 4.0  # times the step budget, for a burst of prompts
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -62,7 +64,7 @@ class CausalLane:
 
     @property
     def decoding(self) -> bool:
-        return self.scheduler.decoding
+        return self.scheduler.num_decoding > 0
 
     def takes(self, command: Command) -> bool:
         return isinstance(command, Generate)
@@ -83,7 +85,7 @@ class CausalLane:
     def step(self, seconds: float | None) -> list[Event]:
         begun = time.monotonic()
         most = self._limits.step_tokens
-        batch = self.scheduler.plan(most, self._pace.tokens_in(seconds, most), begun)
+        batch = self.scheduler.plan(most, self._pace.tokens_in(self._patience(seconds), most), begun)
         if not batch:
             return []
         results = in_halves(self._runner.run, batch)
@@ -109,6 +111,16 @@ class CausalLane:
             blocks_held=pool.held,
             blocks_published=pool.published,
         )
+
+    def _patience(self, seconds: float | None) -> float | None:
+        """How long the prompts of a step may hold up those who decode: longer where few do and many wait to be read.
+
+        Else a burst of prompts would trickle in behind the first of it, which is done reading after one step.
+        """
+        reading, decoding = self.scheduler.num_reading, self.scheduler.num_decoding
+        if seconds is None or not decoding:
+            return seconds
+        return seconds * min(MOST_PATIENCE, max(1.0, reading / decoding))
 
     def _fail(self, request_id: int, why: Exception | None) -> Failed:
         """End a request whose own tokens made the step fail; what it left in the cache must hurt nobody."""

@@ -9,6 +9,7 @@ socket does: nobody but the server process holds the other end.
 import asyncio
 import importlib
 import multiprocessing
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -21,6 +22,9 @@ from stretto.engine.config import Limits
 from stretto.engine.messages import Command, Event
 
 FRAME_BYTES = 1 << 20
+# How long torch's threads spin before they sleep. OpenMP's own 300,000 is no faster on an idle machine, and makes a
+# step ten times slower as soon as one other process wants a core (docs/decisions/0005).
+SPIN_COUNT = "4000"
 LENGTH = struct.Struct("<I")
 
 T = TypeVar("T")
@@ -76,6 +80,7 @@ class Link:
     @classmethod
     async def start(cls, limits: Limits) -> "Link":
         """Start an engine process. The fork server loads torch once, so that a second start takes milliseconds."""
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read once, when the fork server loads torch
         ours, theirs = socket.socketpair()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["stretto.engine.worker"])

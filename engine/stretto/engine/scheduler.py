@@ -43,9 +43,14 @@ class Scheduler:
         return not self._waiting and not self._running
 
     @property
-    def decoding(self) -> bool:
-        """Whether somebody waits for his next token, so that this step must be short."""
-        return any(sequence.pending == 1 and sequence.generated for sequence in self._running)
+    def num_decoding(self) -> int:
+        """How many wait for their next token, so that this step must be short."""
+        return sum(sequence.pending == 1 and sequence.generated > 0 for sequence in self._running)
+
+    @property
+    def num_reading(self) -> int:
+        """How many wait for their first token, running or not."""
+        return len(self._running) - self.num_decoding + len(self._waiting)
 
     @property
     def num_running(self) -> int:
