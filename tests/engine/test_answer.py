@@ -96,6 +96,7 @@ def test_echo_puts_the_prompt_in_front_once_and_does_not_count_it(tokenizer: Tok
     reading = answer(tokenizer, Stopping(), Output(echo=True))
     deltas = read(reading, tokens([216, 38], "length"), 1)
     assert [(delta.text, delta.token_ids) for delta in deltas] == [("1, ", (33, 28, 216)), ("6", (38,))]
+    assert [(delta.first_token_index, delta.num_echoed) for delta in deltas] == [(0, 2), (3, 0)]
     assert reading.num_tokens == 2
 
 

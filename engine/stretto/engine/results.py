@@ -70,12 +70,16 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
-    """What one candidate gained. `text` is whole characters; `finish` comes with the last delta of the candidate."""
+    """What one candidate gained. `text` is whole characters; `finish` comes with the last delta of the candidate.
+
+    The first `num_echoed` of the ids are the prompt's, which was to be echoed. `first_token_index` counts them too.
+    """
 
     candidate: int
     text: str
     token_ids: tuple[int, ...]
     first_token_index: int
+    num_echoed: int = 0
     logprobs: tuple[PositionLogprobs, ...] = ()
     finish: FinishReason | None = None
     stop_string: str | None = None

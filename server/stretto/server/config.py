@@ -138,8 +138,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="step_budget_ms",
         read=read_number(1, 10_000),
-        default="50",
-        help="how long a step may take while anything decodes",
+        default="100",
+        help="how long prompts and texts may hold up those who wait for their next token",
     ),
     Setting(name="max_sequences", read=read_integer(1, 4096), default="64", help="candidates that decode at a time"),
     Setting(

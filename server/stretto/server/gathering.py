@@ -22,6 +22,7 @@ def _one(parts: list[Delta]) -> Delta:
         text="".join(part.text for part in parts),
         token_ids=tuple(token for part in parts for token in part.token_ids),
         first_token_index=parts[0].first_token_index,
+        num_echoed=sum(part.num_echoed for part in parts),
         logprobs=tuple(scored for part in parts for scored in part.logprobs),
         finish=last.finish,
         stop_string=last.stop_string,

@@ -178,7 +178,7 @@ def _candidate(whole: Delta, wishes: Wishes) -> generation_pb2.Candidate:
         stop_string=whole.stop_string,
         stop_token_id=whole.stop_token_id,
         cumulative_logprob=whole.cumulative_logprob,
-        token_count=len(whole.token_ids),
+        token_count=len(whole.token_ids) - whole.num_echoed,
     )
 
 

@@ -29,6 +29,7 @@ class Answer:
         self.num_tokens = 0
         self._spec = spec
         self._candidate = candidate
+        self._num_sent = 0
         self._logprob = 0.0
         self._echoed = not call.output.echo
         self._detokenizer = tokenizer.detokenizer(skip_special_tokens=call.output.skip_special_tokens)
@@ -38,9 +39,10 @@ class Answer:
     def push(self, tokens: Sequence[Token]) -> Delta:
         """Take in the tokens that came since the last call, and return what they add."""
         text, ids, logprobs = "", list[int](), list[PositionLogprobs]()
-        first = self.num_tokens
+        first, echoed = self._num_sent, 0
         if not self._echoed:
             self._echoed, ids = True, list(self._spec.prompt)
+            echoed = len(ids)
             skip = self._spec.call.output.skip_special_tokens
             text = self._spec.tokenizer.decode(ids, skip_special_tokens=skip)
         for token in tokens:
@@ -53,11 +55,13 @@ class Answer:
                 if self._spec.call.output.top_logprobs is not None:
                     logprobs.append(self._position(token))
             text += self._read(token)
+        self._num_sent += len(ids)
         return Delta(
             candidate=self._candidate,
             text=text,
             token_ids=tuple(ids),
             first_token_index=first,
+            num_echoed=echoed,
             logprobs=tuple(logprobs),
             finish=self.finish,
             stop_string=self._stops.matched,
