@@ -1,9 +1,8 @@
 """
 The way between the server process and the engine process: one socket pair, length-prefixed msgpack, no pickle.
 
-A frame is four bytes of length, little-endian, and that many bytes: a list of commands one way, a list of events the
-other. A frame stays under FRAME_BYTES, so that no pile of vectors delays a token for long. The engine ends when the
-socket does: nobody but the server process holds the other end.
+A list of commands goes one way, a list of events the other (`frames.py`). The engine ends when the socket does: nobody
+but the server process holds the other end.
 """
 
 import asyncio
@@ -11,51 +10,18 @@ import importlib
 import multiprocessing
 import os
 import socket
-import struct
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from multiprocessing.context import ForkServerProcess
-from typing import TypeVar
 
 import msgspec
 
 from stretto.engine.config import Limits
+from stretto.engine.frames import FRAME_BYTES, LENGTH, frames
 from stretto.engine.messages import Command, Event
 
-FRAME_BYTES = 1 << 20
 # How long torch's threads spin before they sleep. OpenMP's own 300,000 is no faster on an idle machine, and makes a
 # step ten times slower as soon as one other process wants a core (docs/decisions/0005).
 SPIN_COUNT = "4000"
-LENGTH = struct.Struct("<I")
-
-T = TypeVar("T")
-
-
-def frames(messages: Sequence[T], encoder: msgspec.msgpack.Encoder) -> Iterator[bytes]:
-    """The messages as frames; a pile that is too large for one frame is halved until it fits."""
-    body = encoder.encode(messages)
-    if len(body) > FRAME_BYTES and len(messages) > 1:
-        middle = len(messages) // 2
-        yield from frames(messages[:middle], encoder)
-        yield from frames(messages[middle:], encoder)
-    else:
-        yield LENGTH.pack(len(body)) + body
-
-
-def read_frame(source: socket.socket) -> bytes | None:
-    """The next frame's body, blocking; None at the end of the stream."""
-    head = _read_exactly(source, LENGTH.size)
-    return None if head is None else _read_exactly(source, LENGTH.unpack(head)[0])
-
-
-def _read_exactly(source: socket.socket, count: int) -> bytes | None:
-    parts, missing = list[bytes](), count
-    while missing:
-        part = source.recv(min(missing, FRAME_BYTES))
-        if not part:
-            return None
-        parts.append(part)
-        missing -= len(part)
-    return b"".join(parts)
 
 
 def run_engine(end: socket.socket, limits: Limits) -> None:

@@ -13,8 +13,8 @@ import torch
 
 from stretto.engine.config import Limits
 from stretto.engine.errors import StrettoError
+from stretto.engine.frames import frames, read_frame
 from stretto.engine.lanes import CausalLane, EncodeLane, Lane
-from stretto.engine.link import frames, read_frame
 from stretto.engine.loading import LoadedModel, load
 from stretto.engine.messages import Cancel, Command, Encode, Event, Gauges, Generate, Load, LoadFailed, Stop
 

@@ -5,7 +5,7 @@ import threading
 
 import msgspec
 
-from stretto.engine.link import FRAME_BYTES, LENGTH, frames, read_frame
+from stretto.engine.frames import FRAME_BYTES, LENGTH, frames, read_frame
 from stretto.engine.messages import Account, Cancel, Command, Draw, Event, Generate, Token, Vector
 
 ACCOUNT = Account(queue_seconds=0.0, prefill_seconds=0.0, decode_seconds=0.0)
