@@ -57,3 +57,12 @@ def test_both_ends_may_write_much_more_than_the_sockets_hold_before_either_reads
     left.close()
     right.close()
     assert counts == [200, 200]
+
+
+def test_an_end_that_closes_without_reading_what_was_sent_is_the_end_of_the_stream() -> None:
+    """The kernel says 'reset' then, not 'end of file'; an engine that took it for an error would outlive its server."""
+    left, right = socket.socketpair()
+    left.sendall(b"never read")
+    right.close()
+    assert read_frame(left) is None
+    left.close()

@@ -8,6 +8,7 @@ loop owns it; nothing here is called from another thread.
 import asyncio
 import itertools
 import logging
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -64,6 +65,7 @@ RESTART_SECONDS = (
     30.0,
 )  # before each restart in a row; one that ran a minute ends the row
 STEADY_SECONDS = 60.0
+DEATHS_AT_START = 3  # then it is no accident
 LOG = logging.getLogger("stretto.engine")
 REASONS: dict[str, type[StrettoError]] = {
     kind.reason: kind
@@ -114,7 +116,7 @@ class Engine:
         except BaseException:
             await (await first_link).close()
             raise
-        self._tasks = [asyncio.create_task(self._keep_running(await first_link))]
+        self._tasks = [asyncio.create_task(self._follow(await first_link))]
         self._tasks += [asyncio.create_task(self._find_version(served)) for served in self._served.values()]
 
     async def ready(self) -> None:
@@ -127,8 +129,9 @@ class Engine:
     async def close(self) -> None:
         """End the engine process. Requests in flight get EngineLost: whoever wants them finished waits before."""
         self._closing = True
-        if self._link is not None:
-            await self._link.close()
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
         for task in self._tasks:
             task.cancel()
             with suppress(asyncio.CancelledError):
@@ -240,6 +243,14 @@ class Engine:
 
     # The engine process
 
+    async def _follow(self, link: Link) -> None:
+        """Keep an engine running; what nobody foresaw leaves the server not ready, and says so, but never waiting."""
+        try:
+            await self._keep_running(link)
+        except Exception:
+            LOG.exception("the engine process can be followed no longer; the server has to be started again")
+            self._lose("the server lost sight of the engine")
+
     async def _keep_running(self, link: Link) -> None:
         """Follow one engine process after the other, for as long as the server runs."""
         deaths = 0
@@ -252,11 +263,16 @@ class Engine:
                     self._take(event)
             if self._closing:
                 return
-            code = await link.close()
-            deaths = 0 if time.monotonic() - begun > STEADY_SECONDS else deaths + 1
+            why = f"the engine process {_ending(await link.close())}"
             self._link = None
-            self._lose(f"the engine process ended with code {code}")
-            await asyncio.sleep(RESTART_SECONDS[min(deaths, len(RESTART_SECONDS) - 1)])
+            deaths = 1 if time.monotonic() - begun > STEADY_SECONDS else deaths + 1
+            LOG.error(why)
+            self._lose(why)
+            if deaths == DEATHS_AT_START and not self._settled.is_set():
+                for name in self._served:
+                    self._update(name, state="failed", error=f"{why}, {deaths} times while the models were loaded.")
+                return
+            await asyncio.sleep(RESTART_SECONDS[min(deaths, len(RESTART_SECONDS)) - 1])
             link = await Link.start(self.limits)
 
     def _take(self, event: Event) -> None:
@@ -359,6 +375,14 @@ class Engine:
     def _send_stop(self, message_id: int, candidate: int) -> None:
         if self._link is not None:
             self._link.send([Stop(id=message_id, candidate=candidate)])
+
+
+def _ending(code: int | None) -> str:
+    """How a process ended, in words."""
+    if code is None or code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name
+    return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 
 async def _all_of(inbox: Inbox) -> list[Token | Vector | Failed]:

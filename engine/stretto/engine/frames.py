@@ -30,7 +30,7 @@ def frames(messages: Sequence[T], encoder: msgspec.msgpack.Encoder) -> Iterator[
 
 
 def read_frame(source: socket.socket) -> bytes | None:
-    """The next frame's body, blocking; None at the end of the stream."""
+    """The next frame's body, blocking; None when the other end is gone, with or without a goodbye."""
     head = _read_exactly(source, LENGTH.size)
     return None if head is None else _read_exactly(source, LENGTH.unpack(head)[0])
 
@@ -38,7 +38,10 @@ def read_frame(source: socket.socket) -> bytes | None:
 def _read_exactly(source: socket.socket, count: int) -> bytes | None:
     parts, missing = list[bytes](), count
     while missing:
-        part = source.recv(min(missing, FRAME_BYTES))
+        try:
+            part = source.recv(min(missing, FRAME_BYTES))
+        except ConnectionError:  # it closed without reading what was on its way to it
+            return None
         if not part:
             return None
         parts.append(part)

@@ -147,8 +147,12 @@ def _obey_all(worker: Worker, inbox: queue.SimpleQueue[list[Command]]) -> list[E
 
 def _read(end: socket.socket, inbox: queue.SimpleQueue[list[Command]]) -> None:
     decoder = msgspec.msgpack.Decoder(list[Command])
-    while (body := read_frame(end)) is not None:
-        inbox.put(decoder.decode(body))
+    try:
+        while (body := read_frame(end)) is not None:
+            inbox.put(decoder.decode(body))
+    except Exception:
+        LOG.exception("the engine cannot read its commands")
+        os._exit(70)
     os._exit(0)
 
 

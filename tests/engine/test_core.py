@@ -1,0 +1,237 @@
+"""The engine as a server uses it: a real engine process over a tiny checkpoint, asked in texts, and killed."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tokenizers
+import torch
+from tokenizers import models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from stretto.engine.config import Limits, LoadSpec
+from stretto.engine.core import Engine
+from stretto.engine.errors import (
+    CheckpointError,
+    EngineLost,
+    InputTooLong,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    StrettoError,
+    VersionMismatch,
+)
+from stretto.engine.requests import (
+    EmbedCall,
+    FinishReason,
+    GenerateCall,
+    Options,
+    Output,
+    Overflow,
+    Sampling,
+    Stopping,
+    TextPrompt,
+    TokenPrompt,
+)
+from stretto.engine.results import Delta, Embedding, Finished, Started
+
+CONTEXT = 64
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of two layers over the words w0 to w89."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    config = LlamaConfig(
+        vocab_size=96,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        initializer_range=0.3,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    library = tokenizers.Tokenizer(models.WordLevel({f"w{i}": i for i in range(90)}, unk_token="w0"))
+    library.pre_tokenizer = pre_tokenizers.Whitespace()
+    library.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture
+async def start(checkpoint: Path) -> AsyncIterator[Callable[[Limits], Awaitable[Engine]]]:
+    started: list[Engine] = []
+
+    async def start_(limits: Limits) -> Engine:
+        spec = LoadSpec(name="tiny", path=checkpoint, source="tiny", dtype="float32", device="cpu")
+        engine = Engine([spec], replace(limits, threads=1), observe=lambda _: None, changed=lambda: None)
+        started.append(engine)
+        await engine.start()
+        return engine
+
+    yield start_
+    for engine in started:
+        await engine.close()
+
+
+@pytest.fixture
+async def engine(start: Callable[[Limits], Awaitable[Engine]]) -> Engine:
+    engine = await start(Limits())
+    await engine.ready()
+    return engine
+
+
+def options(**more: float) -> Options:
+    return Options(request_id="r", received=time.monotonic(), **more)  # type: ignore[arg-type]
+
+
+def ask(prompt: str = "w1 w2 w3", *, max_tokens: int | None = 5, **more: object) -> GenerateCall:
+    settings: dict[str, object] = {"options": options(), "output": Output(), "sampling": Sampling(temperature=0)} | more
+    return GenerateCall(  # type: ignore[arg-type]
+        model="tiny", prompt=TextPrompt(text=prompt), stopping=Stopping(max_tokens=max_tokens), **settings
+    )
+
+
+async def answered(engine: Engine, call: GenerateCall) -> tuple[Started, list[Delta], Finished]:
+    async with engine.generate(call) as events:
+        begun, *deltas, ended = [event async for event in events]
+    assert isinstance(begun, Started)
+    assert isinstance(ended, Finished)
+    return begun, [delta for group in deltas if isinstance(group, list) for delta in group], ended
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Let the loop run until something is so."""
+    for _ in range(2000):
+        if true():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never became so")
+
+
+async def test_it_answers_and_embeds_and_counts_what_it_did(engine: Engine) -> None:
+    begun, deltas, ended = await answered(engine, ask())
+    assert (begun.report.token_count, begun.seed) == (3, None)
+    assert len("".join(delta.text for delta in deltas).split()) == 5
+    assert deltas[-1].finish is FinishReason.MAX_TOKENS
+    assert (ended.usage.prompt_tokens, ended.usage.completion_tokens) == (3, 5)
+    inputs = (TextPrompt(text="w1 w2"), TokenPrompt(ids=(96,)), TextPrompt(text="w1 w2"))
+    answer = await engine.embed(EmbedCall(model="tiny", inputs=inputs, options=options()))
+    first, bad, last = answer.results
+    assert isinstance(first, Embedding)
+    assert isinstance(last, Embedding)
+    assert first.vector == last.vector
+    assert isinstance(bad, InvalidRequest)
+    assert answer.usage.prompt_tokens == 4
+
+
+async def test_the_context_bounds_prompt_and_answer_and_says_so(engine: Engine) -> None:
+    long = " ".join(["w5"] * (CONTEXT - 4))
+    _, deltas, ended = await answered(engine, ask(long, max_tokens=None))
+    assert (deltas[-1].finish, ended.usage.completion_tokens) == (FinishReason.CONTEXT_LENGTH, 4)
+    with pytest.raises(InputTooLong, match=f"makes {CONTEXT} tokens; the limit is {CONTEXT - 1}"):
+        await answered(engine, ask(" ".join(["w5"] * CONTEXT)))
+    begun, _, _ = await answered(engine, ask(" ".join(["w5"] * 200), overflow=Overflow.TRUNCATE_START))
+    assert (begun.report.token_count, begun.report.truncated_tokens) == (CONTEXT - 1, 200 - CONTEXT + 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"model": "other"}, ModelNotFound),
+        ({"expected_version": "sha256:0"}, VersionMismatch),
+        ({"sampling": Sampling(temperature=0, candidates=2)}, InvalidRequest),
+        ({"stopping": Stopping(token_ids=(96,))}, InvalidRequest),
+        ({"prompt": TextPrompt(text="")}, InvalidRequest),
+    ],
+)
+async def test_what_cannot_be_done_is_refused_and_leaves_no_place_taken(
+    engine: Engine, change: dict[str, object], error: type[StrettoError]
+) -> None:
+    with pytest.raises(error):
+        await answered(engine, replace(ask(), **change))  # type: ignore[arg-type]
+    assert (engine.admission.num_requests, engine.admission.num_tokens) == (0, 0)
+
+
+async def test_a_full_queue_refuses_and_the_rest_is_answered(start: Callable[[Limits], Awaitable[Engine]]) -> None:
+    engine = await start(Limits(max_queue_requests=2, max_sequences=1))
+    await engine.ready()
+    outcomes = await asyncio.gather(*(answered(engine, ask(max_tokens=40)) for _ in range(8)), return_exceptions=True)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    assert all(isinstance(outcome, Overloaded) for outcome in refused)
+    assert 1 <= len(refused) <= 6
+    assert engine.admission.num_requests == 0
+
+
+async def test_leaving_an_answer_early_frees_the_engine_at_once(start: Callable[[Limits], Awaitable[Engine]]) -> None:
+    engine = await start(Limits(max_sequences=1))
+    await engine.ready()
+    async with engine.generate(ask(max_tokens=60)) as events:
+        async for event in events:
+            if isinstance(event, list):
+                break
+    await asyncio.wait_for(answered(engine, ask(max_tokens=2)), 5)
+
+
+async def test_a_killed_engine_loses_what_runs_and_a_new_one_answers_the_same(engine: Engine) -> None:
+    _, before, _ = await answered(engine, ask())
+    assert engine._link is not None
+    pid = engine._link.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)  # so that it surely is in flight
+    running = asyncio.create_task(answered(engine, ask(max_tokens=60)))
+    await until(lambda: engine.admission.num_requests > 0)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(EngineLost, match="SIGKILL"):
+        await running
+    with pytest.raises(EngineLost):
+        await answered(engine, ask())
+    await until(lambda: engine.alive and engine.card("tiny").state == "ready")
+    _, after, _ = await answered(engine, ask())
+    assert "".join(delta.text for delta in after) == "".join(delta.text for delta in before)
+
+
+async def test_an_engine_that_dies_while_it_loads_again_and_again_fails_the_start(
+    start: Callable[[Limits], Awaitable[Engine]], checkpoint: Path
+) -> None:
+    engine = await start(Limits())
+    killed: set[int] = set()
+
+    async def kill_each() -> None:
+        while True:
+            pid = engine._link.pid if engine._link is not None else None
+            if pid is not None and pid not in killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+            await asyncio.sleep(0)
+
+    killer = asyncio.create_task(kill_each())
+    with pytest.raises(CheckpointError, match=r"SIGKILL .*3 times while the models were loaded"):
+        await asyncio.wait_for(engine.ready(), 30)
+    killer.cancel()
+    assert len(killed) == 3
+
+
+async def test_closing_ends_the_process_and_what_is_in_flight(start: Callable[[Limits], Awaitable[Engine]]) -> None:
+    engine = await start(Limits())
+    await engine.ready()
+    assert engine._link is not None
+    pid = engine._link.pid
+    running = asyncio.create_task(answered(engine, ask(max_tokens=60)))
+    await asyncio.sleep(0)
+    await engine.close()
+    with pytest.raises(EngineLost):
+        await running
+    assert pid is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
