@@ -91,7 +91,7 @@ def test_used_wrongly_is_exit_code_2(stretto, words: list[str]) -> None:
 
 
 def test_generate_prints_the_answer_and_nothing_else(stretto) -> None:
-    ran = stretto("generate", "one two three")
+    ran = stretto("generate", "one two three", "--max-tokens", "3")
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "three two one\n", "")
 
 

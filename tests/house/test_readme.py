@@ -84,6 +84,7 @@ def test_python_in_the_readme_runs(block: Block, surroundings: dict[str, str], t
 def test_commands_in_the_readme_run(
     where: str, command: str, surroundings: dict[str, str], root: Path, tmp_path: Path
 ) -> None:
+    command = command.replace("127.0.0.1:50051", surroundings["STRETTO_TARGET"])
     words = shlex.split(command, comments=True)
     if words[0] == "make":
         run(["make", "--dry-run", *words[1:]], cwd=root, environment=surroundings)

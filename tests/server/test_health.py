@@ -87,15 +87,21 @@ async def test_an_unknown_name_is_not_found(running):
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_reflection_lists_the_services(running):
-    stub = reflection_pb2_grpc.ServerReflectionStub(running.channel)
-    call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_lists_the_services_under_both_of_its_names(running, version):
+    ask = running.channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    call = ask(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
     answer = await call.read()
     assert {each.name for each in answer.list_services_response.service} == {
         "stretto.v1.GenerationService",
         "stretto.v1.EmbeddingService",
         "stretto.v1.ModelService",
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
     }
     call.cancel()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from stretto.engine.checkpoint.digest import version_of
 from stretto.engine.checkpoint.headers import Checkpoint, open_checkpoint
 from stretto.engine.config import LoadSpec
-from stretto.engine.errors import CheckpointError, EmptyInput, InvalidRequest, StrettoError
+from stretto.engine.errors import CheckpointError, EmptyInput, InputTooLong, InvalidRequest, StrettoError
 from stretto.engine.messages import Draw, Encode, Generate, Load
 from stretto.engine.requests import (
     Chat,
@@ -85,7 +85,12 @@ class Served:
             raise EmptyInput("the prompt is empty: a model needs at least one token to go on from.", field=field)
         room = self._context - (0 if call.stopping.max_tokens == 0 else 1)
         limit = min(call.max_prompt_tokens or room, room)
-        ids, cut = fit(body, limit, call.overflow or GENERATE_OVERFLOW, head=head, tail=tail)
+        try:
+            ids, cut = fit(body, limit, call.overflow or GENERATE_OVERFLOW, head=head, tail=tail)
+        except InputTooLong as error:
+            small = self._context < self.checkpoint.context
+            hint = f" The server's cache holds {self._context} tokens; --cache-memory can raise that." if small else ""
+            raise InputTooLong(error.message + hint, field=field, metadata=error.metadata) from None
         return ids, self._report(ids, cut)
 
     def generate_message(self, call: GenerateCall, message_id: int, ids: list[int]) -> tuple[Generate, AnswerSpec]:

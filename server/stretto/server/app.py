@@ -8,7 +8,6 @@ from contextlib import suppress
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from structlog.typing import FilteringBoundLogger
 
 from stretto.engine.config import LoadSpec
@@ -35,6 +34,7 @@ from stretto.server.metrics import Metrics
 from stretto.server.models import ModelService
 from stretto.server.ports import CannotListen, cannot_listen, check_free
 from stretto.server.quantities import Address
+from stretto.server.reflection import add_reflection
 from stretto.v1 import embedding_pb2_grpc, generation_pb2_grpc, model_pb2_grpc
 
 LAG_SECONDS = 0.25  # between two looks at the event loop
@@ -180,8 +180,7 @@ class Server:
         model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._grpc)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._grpc)
         if self._settings.reflects:
-            names = [*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME]
-            reflection.enable_server_reflection(names, self._grpc)
+            add_reflection([*SERVICES, "grpc.health.v1.Health"], self._grpc)
 
     def _bind(self) -> Address:
         wanted = self._settings.listen

@@ -31,7 +31,7 @@ def cannot_listen(address: Address, flag: str, error: OSError) -> CannotListen:
         return CannotListen(f"cannot listen on {address}: {error.strerror or error}. Choose another with {flag}.")
     other = Address(address.host, address.port + 1 if address.port < 65535 else address.port - 1)
     held_by = holder(address.port) or "another process"
-    return CannotListen(f"{address} is held by {held_by}. Stop that, or choose another: {flag} {other}")
+    return CannotListen(f"{address} is held by {held_by}.\nStop that, or choose another:  {flag} {other}")
 
 
 def holder(port: int) -> str | None:

@@ -166,11 +166,10 @@ def test_names_without_the_prefix_and_old_spellings_are_read(bert: Path) -> None
     assert "holds two tensors that are both 'bert.embeddings.LayerNorm.weight'" in refused(bert)
 
 
-def test_tensors_without_use_are_noted(bert: Path) -> None:
+def test_tensors_that_are_known_to_have_no_use_are_told_apart(bert: Path) -> None:
     opened = open_checkpoint(bert)
-    assert opened.notes == (
-        "bert holds bert.pooler.dense.bias, bert.pooler.dense.weight, which this model does not use.",
-    )
+    assert opened.unused == ("bert.pooler.dense.bias", "bert.pooler.dense.weight")
+    assert not set(opened.unused) & opened.tensors.keys()
     unused = AutoModel.from_pretrained(bert).pooler.dense
     whole = AutoModel.from_pretrained(bert).num_parameters()
     assert opened.parameter_count == whole - unused.weight.numel() - unused.bias.numel()

@@ -15,7 +15,7 @@ In the chat: /help shows the commands, Ctrl-C stops an answer, Ctrl-D leaves.
 """
 
 # A small model that draws lots soon talks nonsense, and without a bound it does so until its context is full.
-DEFAULTS = {"max_tokens": 1024, "temperature": 0}
+DEFAULTS = {"max_tokens": 256, "temperature": 0}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

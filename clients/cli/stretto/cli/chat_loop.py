@@ -36,7 +36,7 @@ class ChatLoop:
         self._model = ""
         self._tallies: list[Tally] = []
         self._failed = False
-        self._interactive = sys.stdin.isatty()
+        self._interactive = sys.stdin is not None and sys.stdin.isatty()
         self._commands: dict[str, Callable[[str], None]] = {
             "/help": self._help,
             "/system": self._system,

@@ -45,7 +45,8 @@ class LineProgress:
         self._bytes += num_bytes
 
     def finish(self) -> None:
-        print(f"downloaded {self._name}, {byte_size(self._bytes)}", file=sys.stderr, flush=True)
+        if self._bytes:  # else nothing came, and an error says why
+            print(f"downloaded {self._name}, {byte_size(self._bytes)}", file=sys.stderr, flush=True)
 
 
 @contextmanager

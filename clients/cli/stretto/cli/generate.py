@@ -16,7 +16,7 @@ examples:
   stretto generate "2 + 2 =" --json | jq .usage
 """
 
-DEFAULTS = {"max_tokens": 256}
+DEFAULTS = {"max_tokens": 256, "temperature": 0}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +80,7 @@ def _print_whole(arguments: argparse.Namespace, prompt: str) -> int:
 
 
 def _print_stream(arguments: argparse.Namespace, prompt: str) -> int:
-    text, tokens = "", 0
+    text, last = "", None
     with (
         client_of(arguments) as client,
         client.stream(
@@ -101,12 +101,14 @@ def _print_stream(arguments: argparse.Namespace, prompt: str) -> int:
         ) as stream,
     ):
         for piece in stream:
-            text, tokens = piece.text or text, tokens + len(piece.token_ids)
+            text, last = piece.text or text, piece.finish_reason or last
             print(piece.text, end="", flush=True)
     if not text.endswith("\n"):
         print()
-    if tokens == arguments.max_tokens == DEFAULTS["max_tokens"]:
-        print(f"note: stopped after {tokens} tokens; --max-tokens N asks for more.", file=sys.stderr)
+    if last == "max_tokens" and arguments.max_tokens == DEFAULTS["max_tokens"]:
+        print(f"note: stopped after {arguments.max_tokens} tokens; --max-tokens N asks for more.", file=sys.stderr)
+    if last == "context_length":
+        print("note: stopped because the model's context, or the server's cache, is full.", file=sys.stderr)
     _tell_cut(stream.input.truncated_tokens if stream.input else 0)
     return 0
 

@@ -71,6 +71,7 @@ def described(checkpoint: "Checkpoint", *, hashes: bool) -> dict[str, Any]:
             }
             for file in checkpoint.files
         ],
+        "unused_tensors": list(checkpoint.unused),
         "notes": list(checkpoint.notes),
     }
 
@@ -99,6 +100,8 @@ def shown(facts: dict[str, Any]) -> list[str]:
     lines.append(f"  version         {facts['version'] or 'not computed'}")
     for file in facts["files"]:
         lines.append(f"  file            {file['path']}  {byte_size(file['bytes'])}  {file['sha256'] or ''}".rstrip())
+    if facts["unused_tensors"]:
+        lines.append(f"  not used        {', '.join(facts['unused_tensors'])}")
     lines += [f"  note            {note}" for note in facts["notes"]]
     return lines
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from stretto.cli.failure import used_wrongly
 from stretto.cli.texts import decoded
 
 ReadLine = Callable[[], str]
@@ -12,6 +13,8 @@ ReadLine = Callable[[], str]
 
 def lines_of_input() -> ReadLine:
     """A function that gives the next line, and raises EOFError after the last and KeyboardInterrupt at Ctrl-C."""
+    if sys.stdin is None:
+        raise used_wrongly("standard input is closed.", "Pipe messages to it, one a line.")
     return _typed_lines() if sys.stdin.isatty() and sys.stdout.isatty() else _piped_line
 
 

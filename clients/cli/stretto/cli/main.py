@@ -65,10 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     try:
+        if sys.stdout is None:
+            raise used_wrongly("standard output is closed.", "Send it somewhere:  > /dev/null")
         _speak_utf8()
         code = _run(words)
         sys.stdout.flush()
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         _forget_stdout()
@@ -79,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         show_error(error, sys.stderr)
+        if isinstance(error, OSError):
+            _forget_stdout()
         return error.exit_code if isinstance(error, CommandFailed) else 1
     return code
 

@@ -17,8 +17,8 @@ def described(error: Exception) -> str:
         return _of_the_client(error)
     if (engine := sys.modules.get("stretto.engine.errors")) and isinstance(error, engine.StrettoError):
         return _joined(str(error), "")
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}."
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'standard output'}: {error.strerror}."
     return _joined(
         f"stretto failed, and should not have: {type(error).__name__}: {error}",
         "Run it again with --debug for the traceback, and report that.",

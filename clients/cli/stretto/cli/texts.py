@@ -52,5 +52,7 @@ def decoded(data: bytes, name: str) -> str:
 
 def refuse_terminal() -> None:
     """Waiting silently for a person who expects an answer helps nobody."""
+    if sys.stdin is None:
+        raise used_wrongly("standard input is closed.", "Give a text as an argument, or pipe it in.")
     if sys.stdin.isatty():
         raise used_wrongly("there is no text.", "Give one as an argument, or pipe it to standard input.")

@@ -77,11 +77,18 @@ def connection(
 ) -> Connection:
     """Refuses here what grpc would only refuse in the middle of a call."""
     return Connection(
-        target=target or os.environ.get("STRETTO_TARGET") or DEFAULT_TARGET,
+        target=_target(target or os.environ.get("STRETTO_TARGET") or DEFAULT_TARGET),
         timeout=checked_timeout(timeout),
         credentials=_credentials(tls, root_certificates),
         metadata=tuple(_metadata(token, metadata or {})),
     )
+
+
+def _target(target: str) -> str:
+    """HOST:PORT, or one of grpc's own forms (dns:///name, unix:path)."""
+    if target.startswith(("http://", "https://")) or ":" not in target:
+        raise invalid(f"target must be HOST:PORT, as in {DEFAULT_TARGET}; got {target!r}.", "target")
+    return target
 
 
 def checked_timeout(timeout: float) -> float:

@@ -57,7 +57,7 @@ class Checkpoint:
     `folder` is where configuration and tokenizer are: most often `path`, but the module's folder in an older
     sentence-transformers layout, and the file's folder for GGUF. `where` is what messages call the
     configuration. `generation` and `tokenizer_config` are the JSON files ({} without them), `metadata` a GGUF
-    file's key-values. `tensors` go by their Hugging Face names, without those that are known to have no use
+    file's key-values. `tensors` go by their Hugging Face names; `unused` are those that are known to have no use
     here. `files` make up the version. `notes` are what a person should know.
     """
 
@@ -73,6 +73,7 @@ class Checkpoint:
     tokenizer_config: Mapping[str, Any]
     metadata: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
+    unused: tuple[str, ...]
     sentence: SentenceSettings
     chat_templates: Mapping[str, str]
     files: tuple[Path, ...]
@@ -135,7 +136,7 @@ def _open_directory(path: Path) -> Checkpoint:
     architecture, family, config = read_config(raw, where)
     weights, stored = _stored(folder)
     check_layers(config, len(stored), where)
-    tensors, notes = canonical(stored, family.weights(config), folder.name)
+    tensors, unused, notes = canonical(stored, family.weights(config), folder.name)
     tokenizer_config = read_optional_object(folder / "tokenizer_config.json", f"{folder.name}/tokenizer_config.json")
     generation = read_optional_object(folder / "generation_config.json", f"{folder.name}/generation_config.json")
     if "auto_map" in raw:
@@ -153,6 +154,7 @@ def _open_directory(path: Path) -> Checkpoint:
         tokenizer_config=tokenizer_config,
         metadata={},
         tensors=tensors,
+        unused=unused,
         sentence=read_sentence(path, folder, modules, tokenizer_config, width=config.width, context=config.context),
         chat_templates=read_templates(folder, tokenizer_config),
         files=_version_files(path, folder, weights, modules.pooling if modules else None),
@@ -165,7 +167,7 @@ def _open_gguf(path: Path) -> Checkpoint:
     architecture, family, config, raw = read_gguf_config(file, path.name)
     check_layers(config, len(file.tensors), path.name)
     named = from_gguf(file.tensors, family, config, path.name)
-    tensors, notes = canonical(named, family.weights(config), path.name)
+    tensors, unused, notes = canonical(named, family.weights(config), path.name)
     return Checkpoint(
         path=path,
         folder=path.parent,
@@ -179,6 +181,7 @@ def _open_gguf(path: Path) -> Checkpoint:
         tokenizer_config={},
         metadata=file.metadata,
         tensors=tensors,
+        unused=unused,
         sentence=SentenceSettings(
             pooling=gguf_pooling(file.metadata, path.name),
             normalize=None,

@@ -11,8 +11,10 @@ from stretto.engine.families.registry import Config, Family
 from stretto.engine.families.weights import WeightMap
 
 
-def canonical(stored: Mapping[str, TensorInfo], map_: WeightMap, where: str) -> tuple[dict[str, TensorInfo], list[str]]:
-    """The tensors by canonical name, and notes about those that are left out or are not as configured.
+def canonical(
+    stored: Mapping[str, TensorInfo], map_: WeightMap, where: str
+) -> tuple[dict[str, TensorInfo], tuple[str, ...], list[str]]:
+    """The tensors by canonical name, the names of those that are known to have no use, and notes about the others.
 
     A name that nobody knows is kept: loading refuses it, since a tensor without use is a model not understood.
     """
@@ -32,8 +34,7 @@ def canonical(stored: Mapping[str, TensorInfo], map_: WeightMap, where: str) -> 
             raise CheckpointError(f"{where} holds two tensors that are both {name!r}, one of them as {stored_name!r}.")
         else:
             tensors[name] = replace(tensor, name=name)
-    notes = [f"{where} holds {', '.join(sorted(ignored)[:8])}, which this model does not use."] if ignored else []
-    return tensors, notes + _own_heads(tensors, map_, where)
+    return tensors, tuple(sorted(ignored)), _own_heads(tensors, map_, where)
 
 
 def from_gguf(stored: Mapping[str, TensorInfo], family: Family, config: Config, where: str) -> dict[str, TensorInfo]:
