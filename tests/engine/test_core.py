@@ -39,6 +39,7 @@ from stretto.engine.requests import (
     TokenPrompt,
 )
 from stretto.engine.results import Delta, Embedding, Finished, Started
+from stretto.engine.served import Served
 
 CONTEXT = 64
 
@@ -163,6 +164,36 @@ async def test_what_cannot_be_done_is_refused_and_leaves_no_place_taken(
     assert (engine.admission.num_requests, engine.admission.num_tokens) == (0, 0)
 
 
+async def test_a_prompt_text_is_bounded_because_it_stands_before_every_input() -> None:
+    with pytest.raises(InvalidRequest, match=r"bytes of config\.prompt_text must be in \[0, 4096\]"):
+        EmbedCall(model="tiny", inputs=(TextPrompt(text="w1"),), options=options(), prompt_text="w" * 5000)
+
+
+async def test_echo_keeps_the_blank_between_prompt_and_answer(engine: Engine) -> None:
+    _, deltas, _ = await answered(engine, ask("w1 w2", max_tokens=2, output=Output(echo=True)))
+    words = "".join(delta.text for delta in deltas).split(" ")
+    assert words[:2] == ["w1", "w2"]
+    assert len(words) == 4
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ('{"temperature": -1}', "config.sampling.temperature must be in"),
+        ('{"top_p": 0}', "config.sampling.top_p must be in"),
+        ('{"temperature": "hot"}', "says temperature 'hot', which is no number"),
+    ],
+)
+async def test_sampling_that_no_request_could_ask_for_is_refused_in_a_checkpoint_too(
+    checkpoint: Path, tmp_path: Path, said: str, error: str
+) -> None:
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (tmp_path / name).symlink_to(checkpoint / name)
+    (tmp_path / "generation_config.json").write_text(said)
+    with pytest.raises(CheckpointError, match=error):
+        Served.open(LoadSpec(name="tiny", path=tmp_path, source="tiny"))
+
+
 async def test_a_full_queue_refuses_and_the_rest_is_answered(start: Callable[[Limits], Awaitable[Engine]]) -> None:
     engine = await start(Limits(max_queue_requests=2, max_sequences=1))
     await engine.ready()
@@ -171,6 +202,18 @@ async def test_a_full_queue_refuses_and_the_rest_is_answered(start: Callable[[Li
     assert all(isinstance(outcome, Overloaded) for outcome in refused)
     assert 1 <= len(refused) <= 6
     assert engine.admission.num_requests == 0
+
+
+async def test_a_prompt_that_can_never_fit_takes_no_more_of_the_queue_than_one_that_does(
+    start: Callable[[Limits], Awaitable[Engine]],
+) -> None:
+    engine = await start(Limits(max_queue_tokens=200))
+    await engine.ready()
+    hopeless, small = await asyncio.gather(
+        answered(engine, ask("w1 " * 5000)), answered(engine, ask()), return_exceptions=True
+    )
+    assert isinstance(hopeless, InputTooLong)
+    assert not isinstance(small, BaseException)
 
 
 async def test_leaving_an_answer_early_frees_the_engine_at_once(start: Callable[[Limits], Awaitable[Engine]]) -> None:
@@ -192,7 +235,7 @@ async def test_a_killed_engine_loses_what_runs_and_a_new_one_answers_the_same(en
     running = asyncio.create_task(answered(engine, ask(max_tokens=60)))
     await until(lambda: engine.admission.num_requests > 0)
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(EngineLost, match="SIGKILL"):
+    with pytest.raises(EngineLost, match="the engine process died"):
         await running
     with pytest.raises(EngineLost):
         await answered(engine, ask())

@@ -52,6 +52,15 @@ def test_a_text_past_its_deadline_or_queue_timeout_is_never_encoded() -> None:
     assert [t.request.id for t in packer.plan(100, 5.0)] == [3]
 
 
+def test_queue_timeout_is_for_requests_of_which_no_step_took_a_text() -> None:
+    packer = Packer()
+    for index in range(3):
+        packer.add(text(1, 8, index, start_by=5.0), now=0.0)
+    packer.add(text(2, 8, start_by=5.0), now=0.0)
+    packer.plan(8, 1.0)
+    assert [(e.id, e.reason) for e in packer.expire(6.0)] == [(2, "QUEUE_TIMEOUT")]
+
+
 def test_every_text_that_was_taken_gets_its_vector_once() -> None:
     dice, packer = random.Random(0), Packer()
     for i in range(200):

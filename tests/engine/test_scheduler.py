@@ -317,3 +317,21 @@ def test_the_account_says_what_the_request_was_batched_with() -> None:
     assert account is not None
     assert (account.steps, account.min_batch, account.max_batch, account.co_batched_tokens) == (2, 2, 2, 5)
     assert (account.queue_seconds, account.prefill_seconds, account.decode_seconds) == (1.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_prompt_that_does_not_fit_yet_is_not_begun(share: bool) -> None:
+    run = Run(blocks=256, block_size=16, sequences=64, budget=512)
+    for i in range(8):
+        run.add(i, [i + 1] * 240, max_tokens=200)
+    run.add(99, [i % 50 for i in range(2400)], max_tokens=1, share_prefix=share)
+    run.drain()
+    assert sum(stop - start for batch in run.batches for i, start, stop in batch if i == 99) == 2400
+
+
+def test_the_account_counts_the_blocks_of_all_candidates_at_their_most() -> None:
+    run = Run(budget=64)
+    run.add(1, [1] * 8, max_tokens=5, candidates=2)
+    run.drain()
+    (account,) = [e.account for e in run.ends(1) if isinstance(e, Token) and e.account]
+    assert account.peak_blocks == 6

@@ -3,6 +3,7 @@ The whole engine process, run here in one thread over tiny real checkpoints: wha
 evictions and the accidents, each request gets what it gets alone.
 """
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from stretto.engine.config import Limits
-from stretto.engine.lanes import CausalLane
+from stretto.engine.lanes import CausalLane, in_halves
 from stretto.engine.messages import (
     Cancel,
     Draw,
@@ -25,6 +26,7 @@ from stretto.engine.messages import (
     LoadFailed,
     Ready,
     Step,
+    Stop,
     Token,
     Vector,
 )
@@ -337,3 +339,73 @@ def test_an_idle_worker_says_how_it_stands(llama: Path) -> None:
     last = running.of(Gauges)[-1]
     assert isinstance(last, Gauges)
     assert (last.running, last.waiting, last.blocks_held) == (0, 0, 0)
+
+
+def test_a_model_that_was_alone_for_long_does_not_pay_for_it_when_another_comes(llama: Path, bert: Path) -> None:
+    running = Running({"llama": llama, "bert": bert}, limits=Limits(encode_tokens=8))
+    running.ask(*(text(1, [20] * 8, index=i) for i in range(200)))
+    running.drain()
+    running.ask(request(2, [20, 21], max_tokens=200), text(3, [20] * 8))
+    for _ in range(3):
+        running.step()
+    assert any(isinstance(event, Vector) and event.id == 3 for event in running.events)
+
+
+def test_a_request_for_a_model_that_is_not_loaded_fails_alone(llama: Path) -> None:
+    running = Running({"llama": llama})
+    running.ask(request(7, [20], model="gone"), request(8, [20], max_tokens=2))
+    running.drain()
+    (failed,) = running.of(Failed)
+    assert isinstance(failed, Failed)
+    assert (failed.id, failed.reason) == (7, "MODEL_NOT_READY")
+    assert len(running.tokens(8)) == 2
+
+
+def test_the_halves_run_when_what_the_failed_run_had_made_is_gone() -> None:
+    """Else a batch that ran out of memory would leave its halves less than it had."""
+
+    class Memory: ...
+
+    made: list[weakref.ref[Memory]] = []
+    held: list[int] = []
+
+    def run(batch: list[int]) -> list[int]:
+        mine = Memory()
+        held.append(sum(each() is not None for each in made))
+        made.append(weakref.ref(mine))
+        if len(batch) > 1:
+            raise RuntimeError("out of memory")
+        return batch
+
+    assert in_halves(run, [1, 2, 3, 4]) == [1, 2, 3, 4]
+    assert held == [0] * 7
+
+
+def test_while_anybody_decodes_prompts_and_texts_of_every_model_are_cut_to_the_budget(llama: Path, bert: Path) -> None:
+    limits = Limits(step_tokens=512, encode_tokens=512, step_budget_seconds=1e-9)
+    running = Running({"llama": llama, "bert": bert}, limits=limits)
+    running.ask(request(9, [20] * 40, max_tokens=1), *(text(8, [20] * 40, index=i) for i in range(5)))
+    running.drain()  # both lanes have learned what a token costs
+    assert max(e.tokens for e in running.events if isinstance(e, Step)) == 200
+    running.events.clear()
+    running.ask(request(1, [20, 21], max_tokens=100))
+    running.step()
+    running.ask(request(2, [30] * 200, max_tokens=1), *(text(3, [20] * 40, index=i) for i in range(5)))
+    for _ in range(20):
+        running.step()
+    steps = [e for e in running.events if isinstance(e, Step)]
+    assert max(e.tokens for e in steps if e.model == "llama") <= 33  # the least step, and who decodes
+    assert max(e.tokens for e in steps if e.model == "bert") == 40  # a text is never cut
+
+
+def test_deadlines_stops_and_cancels_reach_every_lane(llama: Path, bert: Path) -> None:
+    running = Running({"llama": llama, "bert": bert})
+    running.ask(request(1, [20], deadline=0.0), text(2, [20]), text(3, [20]), request(4, [21], max_tokens=100))
+    running.ask(Cancel(id=2))
+    running.step()
+    running.events += running.worker.obey(Stop(id=4, candidate=0))
+    running.drain()
+    assert [(e.id, e.reason) for e in running.events if isinstance(e, Failed)] == [(1, "DEADLINE")]
+    assert [e.id for e in running.events if isinstance(e, Vector)] == [3]
+    (end,) = [e for e in running.events if isinstance(e, Token) and e.id == 4 and e.finish]
+    assert (end.token, end.finish) == (-1, "stop")

@@ -74,6 +74,14 @@ async def test_the_largest_reply_that_is_let_in_can_be_sent_and_one_more_is_refu
             await running.embedding.Embed(pb.EmbedRequest(inputs=texts(*["a"] * (fit + 1))))
 
 
+async def test_too_many_inputs_are_refused_before_anything_is_made_of_them(serve):
+    async with serve(max_inputs=10) as running:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await running.embedding.Embed(pb.EmbedRequest(inputs=[common_pb2.TextInput()] * 100_000))
+        assert "holds 100000 texts; the limit is 10" in caught.value.details()
+        assert not running.engine.calls
+
+
 async def test_telemetry_comes_only_when_asked_for(running):
     asked = pb.EmbedRequest(inputs=texts("a"), options=common_pb2.RequestOptions(include_telemetry=True))
     assert (await running.embedding.Embed(asked)).telemetry.step_count == 5

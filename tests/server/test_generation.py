@@ -233,6 +233,20 @@ async def test_a_reply_that_is_too_large_is_refused_by_its_size(serve):
             await running.generation.Generate(request())
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert "the limit is 10000" in caught.value.details()
+        running.engine.piece = "x" * 11_000
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await _rest(running.generation.GenerateStream(pb.GenerateStreamRequest(request=request())))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "REPLY_TOO_LARGE" in running.log.getvalue()
+        assert "Traceback" not in running.log.getvalue()
+
+
+async def test_a_chat_of_endless_messages_is_refused_before_it_is_rendered(running):
+    asked = pb.GenerateRequest()
+    asked.chat.messages.extend([common_pb2.ChatMessage(role="user")] * 10_001)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await running.generation.Generate(asked)
+    assert "holds 10001 messages; the limit is 10000" in caught.value.details()
 
 
 async def _rest(call):

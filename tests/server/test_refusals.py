@@ -98,7 +98,14 @@ def other_than_default(path, field):
 
 def call():
     return Call(
-        context=None, method="m", task="generate", request_id="", received=0.0, deadline=None, stall_seconds=1.0
+        context=None,
+        method="m",
+        task="generate",
+        request_id="",
+        received=0.0,
+        deadline=None,
+        stall_seconds=1.0,
+        max_response_bytes=1 << 20,
     )
 
 

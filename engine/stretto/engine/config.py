@@ -35,3 +35,8 @@ class Limits:
     max_queue_tokens: int = 1_000_000
     max_inputs: int = 2048
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_sequences", "step_tokens", "encode_tokens", "block_size", "max_queue_requests", "max_inputs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")

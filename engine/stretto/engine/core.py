@@ -11,14 +11,15 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from typing import TypeVar
 
 from stretto.engine import errors
 from stretto.engine.admission import Admission, Place
 from stretto.engine.config import Limits, LoadSpec
 from stretto.engine.errors import (
-    BatchTooLarge,
     EngineLost,
     ModelNotFound,
     ModelNotReady,
@@ -55,16 +56,9 @@ from stretto.engine.results import (
 from stretto.engine.served import PreparedText, Served
 from stretto.engine.text.answer import Answer
 
-RESTART_SECONDS = (
-    0.0,
-    0.5,
-    1.0,
-    2.0,
-    5.0,
-    10.0,
-    30.0,
-)  # before each restart in a row; one that ran a minute ends the row
+RESTART_SECONDS = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0)  # before each restart in a row; one that ran a minute ends the row
 STEADY_SECONDS = 60.0
+TOKENIZING_THREADS = 4
 DEATHS_AT_START = 3  # then it is no accident
 LOG = logging.getLogger("stretto.engine")
 REASONS: dict[str, type[StrettoError]] = {
@@ -72,14 +66,15 @@ REASONS: dict[str, type[StrettoError]] = {
     for kind in vars(errors).values()
     if isinstance(kind, type) and issubclass(kind, StrettoError) and kind is not StrettoError
 }
+Result = TypeVar("Result")
 Inbox = asyncio.Queue[Token | Vector | Failed]
 
 
 class Engine:
     """All loaded models behind one door.
 
-    `observe` gets the figures of steps and queues for the metrics; `changed` is called when a model or the engine
-    process changes its state. `alive` is False between the death of an engine process and its successor's start.
+    `observe` gets the figures of steps and queues for the metrics; `changed` is called when a model changes its state
+    or the engine process dies. `alive` is False between the death of an engine process and its successor's start.
     """
 
     def __init__(
@@ -101,6 +96,7 @@ class Engine:
         self._ids = itertools.count(1)
         self._link: Link | None = None
         self._closing = False
+        self._tokenizing = ThreadPoolExecutor(TOKENIZING_THREADS, thread_name_prefix="tokenize")
         self._settled = asyncio.Event()  # every model is ready, or one has failed
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -136,6 +132,7 @@ class Engine:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        self._tokenizing.shutdown(wait=False, cancel_futures=True)
         self._lose("the server is stopping")
 
     def cards(self) -> list[ModelCard]:
@@ -151,11 +148,11 @@ class Engine:
     async def generate(self, call: GenerateCall) -> AsyncIterator[AsyncIterator[GenerateEvent]]:
         """Admit a call and follow it. Leaving the context, for any reason, cancels what is left of it."""
         served = self._able(call.model, Task.GENERATE, call.expected_version)
-        place = self.admission.reserve(_estimate([call.prompt]))
+        place = self.admission.reserve(_estimate([call.prompt], served.card.context))
         message_id, inbox = next(self._ids), Inbox()
         try:
             begun = time.monotonic()
-            ids, report = await asyncio.to_thread(served.prompt, call)
+            ids, report = await self._apart(lambda: served.prompt(call))
             tokenized = time.monotonic() - begun
             place.correct(len(ids))
             message, spec = served.generate_message(call, message_id, ids)
@@ -170,17 +167,11 @@ class Engine:
     async def embed(self, call: EmbedCall) -> EmbedAnswer:
         """Embed every input; each fails on its own."""
         served = self._able(call.model, Task.EMBED, "")
-        if len(call.inputs) > self.limits.max_inputs:
-            raise BatchTooLarge(
-                f"inputs holds {len(call.inputs)} texts; the limit is {self.limits.max_inputs}.",
-                field="inputs",
-                metadata={"inputs": str(len(call.inputs)), "max_inputs": str(self.limits.max_inputs)},
-            )
-        place = self.admission.reserve(_estimate(call.inputs))
+        place = self.admission.reserve(_estimate(call.inputs, served.card.max_input_tokens))
         message_id, inbox = next(self._ids), Inbox()
         try:
             begun = time.monotonic()
-            texts = await asyncio.to_thread(served.texts, call)
+            texts = await self._apart(lambda: served.texts(call))
             tokenized = time.monotonic() - begun
             prepared = {i: text for i, text in enumerate(texts) if isinstance(text, PreparedText)}
             place.correct(sum(len(text.ids) for text in prepared.values()))
@@ -223,9 +214,11 @@ class Engine:
                     raise _error(event)
                 assert isinstance(event, Token)
                 tokens.setdefault(event.candidate, []).append(event)
-                account = account or event.account
+                if (account := event.account) is not None:
+                    break  # what came after the end is the engine's, not this request's
             place.leave()
-            first = time.monotonic() if first is None else first
+            if first is None and any(token.token >= 0 for group in tokens.values() for token in group):
+                first = time.monotonic()
             deltas = list[Delta]()
             for candidate, answer in enumerate(answers):
                 if candidate in tokens and answer.finish is None:
@@ -240,6 +233,10 @@ class Engine:
             completion_tokens=sum(answer.num_tokens for answer in answers),
         )
         yield Finished(usage=usage, telemetry=_telemetry(call.options, account, tokenized, first))
+
+    async def _apart(self, work: Callable[[], Result]) -> Result:
+        """Tokenise in a thread. The threads are few and their own, so that slow texts hold up nothing but texts."""
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, work)
 
     # The engine process
 
@@ -263,17 +260,27 @@ class Engine:
                     self._take(event)
             if self._closing:
                 return
+            self._link = None  # first: whoever closes the engine meanwhile must not close the link again
+            self._lose("the engine process died")
             why = f"the engine process {_ending(await link.close())}"
-            self._link = None
-            deaths = 1 if time.monotonic() - begun > STEADY_SECONDS else deaths + 1
+            steady = self._settled.is_set() and time.monotonic() - begun > STEADY_SECONDS
+            deaths = 1 if steady else deaths + 1
             LOG.error(why)
-            self._lose(why)
             if deaths == DEATHS_AT_START and not self._settled.is_set():
                 for name in self._served:
                     self._update(name, state="failed", error=f"{why}, {deaths} times while the models were loaded.")
                 return
+            link = await self._another(deaths)
+
+    async def _another(self, deaths: int) -> Link:
+        """A new engine process, as soon as it is time and the machine can give one."""
+        while True:
             await asyncio.sleep(RESTART_SECONDS[min(deaths, len(RESTART_SECONDS)) - 1])
-            link = await Link.start(self.limits)
+            try:
+                return await Link.start(self.limits)
+            except OSError as error:
+                LOG.error("an engine process cannot be started (%s); it is tried again", error)
+                deaths += 1
 
     def _take(self, event: Event) -> None:
         match event:
@@ -288,6 +295,7 @@ class Engine:
                 self._update(
                     event.name,
                     state="ready",
+                    error="",
                     device=event.device,
                     dtype=event.dtype,
                     weight_bytes=event.weight_bytes,
@@ -350,8 +358,9 @@ class Engine:
             )
         if not self.alive:
             raise EngineLost("the engine process is being restarted. Try again.", retry_after=1.0)
-        if card.state != "ready":
-            raise ModelNotReady(f"{card.name} is {card.state}. {card.error}".strip(), field="model", retry_after=1.0)
+        if card.state != "ready" or not card.version:
+            state = f"{card.name} is {'loading' if card.state == 'ready' else card.state}. {card.error}"
+            raise ModelNotReady(state.strip(), field="model", metadata={"model": name}, retry_after=1.0)
         if expected_version and expected_version != card.version:
             raise VersionMismatch(
                 f"{card.name} is {card.version}, not {expected_version}.",
@@ -397,20 +406,21 @@ def _error(event: Failed) -> StrettoError:
     return REASONS[event.reason](event.message, retry_after=1.0 if event.reason == EngineLost.reason else None)
 
 
-def _estimate(prompts: Sequence[Prompt | StrettoError]) -> int:
-    """How many tokens inputs may become: a token is at least one byte of text."""
-    total = 0
-    for prompt in prompts:
-        match prompt:
-            case TextPrompt():
-                total += len(prompt.text.encode(errors="replace"))
-            case TokenPrompt():
-                total += len(prompt.ids)
-            case StrettoError():
-                pass
-            case _:
-                total += sum(len(message.content.encode(errors="replace")) for message in prompt.messages)
-    return total
+def _estimate(prompts: Sequence[Prompt | StrettoError], most: int) -> int:
+    """How many tokens inputs may bring to the queue: each at most one a byte, and none more than `most`."""
+    return sum(min(_most_tokens(prompt), most) for prompt in prompts)
+
+
+def _most_tokens(prompt: Prompt | StrettoError) -> int:
+    match prompt:
+        case TextPrompt():
+            return len(prompt.text.encode(errors="replace"))
+        case TokenPrompt():
+            return len(prompt.ids)
+        case StrettoError():
+            return 0
+        case _:
+            return sum(len(message.content.encode(errors="replace")) for message in prompt.messages)
 
 
 def _embed_answer(

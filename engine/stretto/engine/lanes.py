@@ -223,8 +223,8 @@ def in_halves(run: Callable[[list[Item]], list[Result]], batch: list[Item]) -> l
     except Exception as error:
         if len(batch) == 1:
             return [error]
-        middle = len(batch) // 2
-        return in_halves(run, batch[:middle]) + in_halves(run, batch[middle:])
+    middle = len(batch) // 2  # out here: in the except clause all that the failed run had allocated is still held
+    return in_halves(run, batch[:middle]) + in_halves(run, batch[middle:])
 
 
 def _culprits(batch: list[Slice], results: list[Drawn | Exception | None]) -> dict[int, Exception | None]:

@@ -50,7 +50,6 @@ def load(command: Load, limits: Limits) -> LoadedModel:
         name=command.name,
         device=describe(device),
         dtype=str(dtype).removeprefix("torch."),
-        parameters=checkpoint.parameter_count,
         weight_bytes=weight_bytes,
         cache_bytes=cache.keys.nbytes + cache.values.nbytes if cache else 0,
         cache_tokens=cache.num_blocks * cache.block_size if cache else 0,

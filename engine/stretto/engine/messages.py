@@ -107,17 +107,14 @@ class Ready(Message, frozen=True, kw_only=True):
     name: str
     device: str
     dtype: str
-    parameters: int
     weight_bytes: int
     cache_bytes: int
     cache_tokens: int
     seconds: float
-    notes: list[str] = []
 
 
 class LoadFailed(Message, frozen=True, kw_only=True):
     name: str
-    reason: str
     message: str
 
 

@@ -1,5 +1,6 @@
 """Decide, before each step, which texts to encode together. No torch."""
 
+import math
 from bisect import insort
 from dataclasses import dataclass
 
@@ -29,6 +30,8 @@ class Packer:
 
     def __init__(self) -> None:
         self._waiting: list[Text] = []
+        self._begun: set[int] = set()  # requests of which a step has taken a text; `cancel` ends each
+        self._due = math.inf  # when the first of those that wait runs out of time
         self._arrivals = 0
 
     @property
@@ -50,25 +53,34 @@ class Packer:
         tally = Tally(arrived=now, queue_position=len(self._waiting))
         insort(self._waiting, Text(request, tally, self._arrivals), key=lambda text: text.rank)
         self._arrivals += 1
+        self._due = min(self._due, self._end_of(request))
 
     def cancel(self, request_id: int) -> None:
+        self._begun.discard(request_id)
         self._waiting = [text for text in self._waiting if text.request.id != request_id]
 
     def expire(self, now: float) -> list[Failed]:
         """End what has run out of time before any step took it."""
+        if now < self._due:
+            return []
         events, kept = list[Failed](), list[Text]()
         for text in self._waiting:
             request = text.request
             if request.deadline is not None and now >= request.deadline:
                 reason, message = DeadlineExpired.reason, "The deadline passed before this text was encoded."
-            elif request.start_by is not None and now >= request.start_by:
-                reason, message = QueueTimeout.reason, "No step took this text within its queue_timeout."
+            elif request.start_by is not None and now >= request.start_by and request.id not in self._begun:
+                reason, message = QueueTimeout.reason, "No step took the request within its queue_timeout."
             else:
                 kept.append(text)
                 continue
             events.append(Failed(id=request.id, index=request.index, reason=reason, message=message))
         self._waiting = kept
+        self._due = min((self._end_of(text.request) for text in kept), default=math.inf)
         return events
+
+    def _end_of(self, request: Encode) -> float:
+        start_by = None if request.id in self._begun else request.start_by
+        return min((each for each in (request.deadline, start_by) if each is not None), default=math.inf)
 
     def plan(self, budget: int, now: float) -> list[Text]:
         """The next texts of together at most `budget` tokens; a longer one goes alone."""
@@ -81,6 +93,7 @@ class Packer:
         batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
         for text in batch:
             text.tally.start(now)
+            self._begun.add(text.request.id)
         return batch
 
     def commit(self, batch: list[Text], vectors: list[bytes], now: float) -> list[Vector]:

@@ -1,7 +1,7 @@
 """
 What is asked of the engine, in the server process: texts, chats and wishes, before anything is a token.
 
-`core.py` turns these into the `Generate` and `Encode` messages of `messages.py`. Values refuse nonsense when they
+`served.py` turns these into the `Generate` and `Encode` messages of `messages.py`. Values refuse nonsense when they
 are made; an error's `field` is the path that a caller of the API knows. Optional means "as the checkpoint says".
 """
 
@@ -17,6 +17,7 @@ MAX_TOP_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_BYTES = 256
 MAX_STOP_TOKEN_IDS = 64
+MAX_PROMPT_TEXT_BYTES = 4096
 
 
 class Task(enum.StrEnum):
@@ -140,6 +141,8 @@ class Stopping:
         for text in self.strings:
             _within(strings, len(text.encode()), 1, MAX_STOP_STRING_BYTES, what="the bytes of each of ")
         _within(ids, len(self.token_ids), 0, MAX_STOP_TOKEN_IDS, what="the number of ")
+        _within("config.stopping.max_tokens", self.max_tokens, 0, math.inf)
+        _within("config.stopping.min_tokens", self.min_tokens, 0, math.inf)
         _within("config.stopping.time_limit", self.time_limit, 0, math.inf)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequest(
@@ -210,6 +213,8 @@ class EmbedCall:
     def __post_init__(self) -> None:
         if not self.inputs:
             raise EmptyInput("inputs is empty; an Embed request needs at least one.", field="inputs")
+        prefix = len((self.prompt_text or "").encode(errors="replace"))  # it is put before every input
+        _within("config.prompt_text", prefix, 0, MAX_PROMPT_TEXT_BYTES, what="the bytes of ")
         if self.dimensions is not None and self.dimensions < 1:
             raise InvalidRequest("config.dimensions must be at least 1; got 0.", field="config.dimensions")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from stretto.engine.errors import StrettoError
 from stretto.engine.requests import FinishReason, Overflow, Pooling, Task
@@ -122,7 +123,7 @@ class ModelCard:
 
     name: str
     source: str
-    state: str  # loading | ready | failed
+    state: Literal["loading", "ready", "failed"]
     error: str = ""
     version: str = ""
     architecture: str
@@ -142,7 +143,7 @@ class ModelCard:
     device: str = ""
     dtype: str = ""
     quantization: str = "none"
-    numerics: str = "close"  # exact | close
+    numerics: Literal["exact", "close"] = "close"
     weight_bytes: int = 0
     cache_bytes: int = 0
     cache_tokens: int = 0

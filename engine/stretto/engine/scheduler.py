@@ -124,7 +124,7 @@ class Scheduler:
         before = len(self._running)
         for sequence in sorted(self._running, key=lambda s: s.pending > 1):  # stable: who decodes comes first
             room = budget if sequence.pending == 1 else min(budget, prefill_budget)
-            if room and sequence in self._running and self._grow(sequence, room):
+            if room and sequence.blocks and self._grow(sequence, room):
                 batch.append(self._slice(sequence, room))
                 budget -= batch[-1].count
                 prefill_budget -= batch[-1].count if sequence.pending > 1 else 0
@@ -220,7 +220,7 @@ class Scheduler:
     def _admit(self, sequence: Sequence, room: int, now: float) -> bool:
         """Give a waiting sequence its published prefix and its first blocks, or nothing at all."""
         self._match(sequence)
-        if self._missing(sequence, room) > self.pool.available:
+        if self._missing(sequence, sequence.pending) > self.pool.available:
             self._forget(sequence)
             return False
         tally = self._requests[sequence.request.id].tally

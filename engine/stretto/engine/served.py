@@ -47,6 +47,7 @@ class Served:
         self.checkpoint = checkpoint
         self.tokenizer = tokenizer
         self.templates = ChatTemplates(checkpoint)
+        self._defaults = sampling_defaults(checkpoint)
         self.limit_ids = min(tokenizer.size, checkpoint.vocab_size)
         self.card = self._card()
 
@@ -88,9 +89,10 @@ class Served:
         try:
             ids, cut = fit(body, limit, call.overflow or GENERATE_OVERFLOW, head=head, tail=tail)
         except InputTooLong as error:
-            small = self._context < self.checkpoint.context
+            small = limit == room and self._context < self.checkpoint.context
             hint = f" The server's cache holds {self._context} tokens; --cache-memory can raise that." if small else ""
             raise InputTooLong(error.message + hint, field=field, metadata=error.metadata) from None
+        self._check_encoded(ids, field)
         return ids, self._report(ids, cut)
 
     def generate_message(self, call: GenerateCall, message_id: int, ids: list[int]) -> tuple[Generate, AnswerSpec]:
@@ -187,14 +189,12 @@ class Served:
 
     def _draw(self, sampling: Sampling) -> Draw:
         """Every wish decided: the call's, else the checkpoint's, else none. Without a seed one is made up."""
-        said = self.checkpoint.generation
-        greedy = said.get("do_sample") is False and "temperature" not in said
-        temperature = _first(sampling.temperature, said.get("temperature"), 0.0 if greedy else 1.0)
+        said = self._defaults
         return Draw(
-            temperature=float(temperature),
-            top_k=int(_first(sampling.top_k, said.get("top_k"), 0)),
-            top_p=float(_first(sampling.top_p, said.get("top_p"), 1.0)),
-            min_p=float(_first(sampling.min_p, said.get("min_p"), 0.0)),
+            temperature=float(_first(sampling.temperature, said.temperature, 1.0)),
+            top_k=int(_first(sampling.top_k, said.top_k, 0)),
+            top_p=float(_first(sampling.top_p, said.top_p, 1.0)),
+            min_p=float(_first(sampling.min_p, said.min_p, 0.0)),
             seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
         )
 
@@ -245,11 +245,17 @@ class Served:
                 ids, cut = fit(body, limit, policy, head=self.tokenizer.head, tail=self.tokenizer.tail)
             if not ids:
                 raise EmptyInput(f"inputs[{index}] has no tokens.", field=f"inputs[{index}]")
+            self._check_encoded(ids, f"inputs[{index}]")
             return PreparedText(ids, self._report(ids, cut))
         except StrettoError as error:
             if error.field is None:
                 error.field = f"inputs[{index}]"
             return error
+
+    def _check_encoded(self, ids: list[int], field: str) -> None:
+        """Some tokenizers have more tokens than their model: a text that uses one of those is refused, by name."""
+        if self.tokenizer.size > self.checkpoint.vocab_size:
+            check_ids(tuple(ids), self.checkpoint.vocab_size, field)
 
     def _report(self, ids: list[int], cut: int) -> InputReport:
         unknown = 0 if self.tokenizer.unknown_id is None else ids.count(self.tokenizer.unknown_id)
@@ -279,6 +285,21 @@ class Served:
             bos_token_id=self.tokenizer.bos_id,
             notes=checkpoint.notes,
         )
+
+
+def sampling_defaults(checkpoint: Checkpoint) -> Sampling:
+    """What generation_config.json says of sampling; raises CheckpointError for what no request could ask for either."""
+    said, where = checkpoint.generation, f"{checkpoint.path}: generation_config.json"
+    numbers = {name: said[name] for name in ("temperature", "top_k", "top_p", "min_p") if said.get(name) is not None}
+    if said.get("do_sample") is False:
+        numbers["temperature"] = 0.0
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise CheckpointError(f"{where} says {name} {value!r}, which is no number.")
+    try:
+        return Sampling(**numbers)
+    except InvalidRequest as error:
+        raise CheckpointError(f"{where} asks for what cannot be done: {error.message}") from error
 
 
 def _first(*values: float | None) -> float:

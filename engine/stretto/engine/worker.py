@@ -12,11 +12,11 @@ import msgspec
 import torch
 
 from stretto.engine.config import Limits
-from stretto.engine.errors import StrettoError
+from stretto.engine.errors import ModelNotReady, StrettoError
 from stretto.engine.frames import frames, read_frame
 from stretto.engine.lanes import CausalLane, EncodeLane, Lane
 from stretto.engine.loading import LoadedModel, load
-from stretto.engine.messages import Cancel, Command, Encode, Event, Gauges, Generate, Load, LoadFailed, Stop
+from stretto.engine.messages import Cancel, Command, Encode, Event, Failed, Gauges, Generate, Load, LoadFailed, Stop
 
 LOG = logging.getLogger("stretto.engine")
 GAUGES_SECONDS = 0.5  # how often a busy engine says how its queues stand
@@ -32,6 +32,7 @@ class Worker:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._lanes: dict[str, list[Lane]] = {}
+        self._clock = 0.0  # what the lane that was stepped last had had by then; it never goes back
         self._gauges_due = 0.0
 
     @property
@@ -43,12 +44,12 @@ class Worker:
         match command:
             case Load():
                 return [self._load(command)]
+            case Generate() | Encode() if command.model not in self._lanes:
+                return [_not_loaded(command)]
             case Generate() | Encode():
                 lane = next(lane for lane in self._lanes[command.model] if lane.takes(command))
                 if lane.idle:
-                    lane.spent = max(
-                        lane.spent, min((other.spent for other in self._all() if not other.idle), default=0.0)
-                    )
+                    lane.spent = max(lane.spent, self._clock)
                 lane.add(command, time.monotonic())
             case Cancel():
                 for lane in self._all():
@@ -64,6 +65,7 @@ class Worker:
         busy = [lane for lane in self._all() if not lane.idle]
         if busy:
             lane = min(busy, key=lambda lane: lane.spent)
+            self._clock = max(self._clock, lane.spent)
             hurry = any(other.decoding for other in busy)
             events += lane.step(self._limits.step_budget_seconds if hurry else None)
             lane.spent += time.monotonic() - now
@@ -80,7 +82,10 @@ class Worker:
         try:
             model = load(command, self._limits)
         except StrettoError as error:
-            return LoadFailed(name=command.name, reason=error.reason, message=error.message)
+            return LoadFailed(name=command.name, message=error.message)
+        except Exception as error:  # no memory, most likely; what else is loaded goes on
+            LOG.exception("%s could not be loaded", command.name)
+            return LoadFailed(name=command.name, message=f"{command.path} could not be loaded: {error}")
         self._lanes[command.name] = self._lanes_of(command.name, model)
         return model.ready
 
@@ -92,6 +97,12 @@ class Worker:
 
     def _all(self) -> list[Lane]:
         return [lane for lanes in self._lanes.values() for lane in lanes]
+
+
+def _not_loaded(command: Generate | Encode) -> Failed:
+    """The end of a request whose model this engine process could not load: it was sent before that was known."""
+    message = f"{command.model} could not be loaded by the engine process that is running now."
+    return Failed(id=command.id, reason=ModelNotReady.reason, message=message)
 
 
 def _total(name: str, gauges: list[Gauges]) -> Gauges:

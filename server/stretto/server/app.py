@@ -173,7 +173,11 @@ class Server:
 
     def _register(self) -> None:
         generation = GenerationService(self._engine, self._metrics)
-        embedding = EmbeddingService(self._engine, max_response_bytes=self._settings.max_response_bytes)
+        embedding = EmbeddingService(
+            self._engine,
+            max_inputs=self._settings.max_inputs,
+            max_response_bytes=self._settings.max_response_bytes,
+        )
         models = ModelService(self._engine)
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(generation, self._grpc)  # type: ignore[no-untyped-call]
         embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(embedding, self._grpc)  # type: ignore[no-untyped-call]
@@ -237,6 +241,9 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", 8 * 1024),
         ("grpc.absolute_max_metadata_size", 16 * 1024),
         ("grpc.max_concurrent_streams", 128),
+        # Our own queue refuses with a reason; these would drop calls of a burst with none.
+        ("grpc.server.max_pending_requests", 100_000),
+        ("grpc.server.max_pending_requests_hard_limit", 200_000),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 0),

@@ -6,7 +6,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from stretto.engine.errors import SlowReader
+from stretto.engine.errors import ReplyTooLarge, SlowReader
 from stretto.engine.results import InputReport, Telemetry, Usage
 
 
@@ -25,6 +25,7 @@ class Call:
     received: float
     deadline: float | None
     stall_seconds: float
+    max_response_bytes: int
     model: str = ""
     usage: Usage | None = None
     telemetry: Telemetry | None = None
@@ -37,11 +38,23 @@ class Call:
         """Tell the caller, who may wait long for the first byte, that the request was taken."""
         await self.context.send_initial_metadata(())
 
+    def sendable(self, message: Message) -> bytes:
+        """The message's bytes; raises ReplyTooLarge where no client would get them."""
+        data = message.SerializeToString()
+        if len(data) > self.max_response_bytes:
+            raise ReplyTooLarge(
+                f"the reply has {len(data)} bytes; the limit is {self.max_response_bytes}. "
+                "Ask for less, or for smaller messages of a stream.",
+                metadata={"bytes": str(len(data)), "max_bytes": str(self.max_response_bytes)},
+            )
+        return data
+
     async def write(self, message: Message) -> None:
         """Send one message of a stream; whoever does not read is not waited for."""
+        data = self.sendable(message)
         try:
             async with asyncio.timeout(self.stall_seconds):
-                await self.context.write(message.SerializeToString())
+                await self.context.write(data)
         except TimeoutError:
             raise SlowReader(
                 f"the stream was not read for {self.stall_seconds:g} s, the limit; it was ended.",

@@ -141,7 +141,7 @@ SETTINGS: tuple[Setting, ...] = (
         default="100",
         help="how long prompts and texts may hold up those who wait for their next token",
     ),
-    Setting(name="max_sequences", read=read_integer(1, 4096), default="64", help="candidates that decode at a time"),
+    Setting(name="max_sequences", read=read_integer(1, 256), default="64", help="candidates that decode at a time"),
     Setting(
         name="max_queue_requests",
         read=read_integer(1, 1_000_000),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from stretto.engine.core import Engine
-from stretto.engine.errors import ReplyTooLarge
+from stretto.engine.errors import BatchTooLarge, ReplyTooLarge
 from stretto.engine.requests import EmbedCall, Task
 from stretto.engine.results import EmbedAnswer, Embedding, ModelCard
 from stretto.server import reading, writing
@@ -21,8 +21,9 @@ REPLY_OVERHEAD_BYTES = 4096
 
 
 class EmbeddingService(rpc.EmbeddingServiceServicer):
-    def __init__(self, engine: Engine, *, max_response_bytes: int) -> None:
+    def __init__(self, engine: Engine, *, max_inputs: int, max_response_bytes: int) -> None:
         self._engine = engine
+        self._max_inputs = max_inputs
         self._max_response_bytes = max_response_bytes
         self._response = embed_response_class()
 
@@ -30,12 +31,22 @@ class EmbeddingService(rpc.EmbeddingServiceServicer):
         card = chosen(self._engine, request.model, Task.EMBED)
         call.model = card.name
         call.num_inputs = len(request.inputs)
+        self._refuse_too_many(call.num_inputs)
         asked = reading.embed_call(request, card.name, call)
         self._refuse_unsendable(asked, card)
         answer = await self._engine.embed(asked)
         call.usage, call.telemetry = answer.usage, answer.telemetry
         call.reports += [result.report for result in answer.results if isinstance(result, Embedding)]
         return self._written(answer, card, call, with_telemetry=request.options.include_telemetry)
+
+    def _refuse_too_many(self, count: int) -> None:
+        """Before anything is made of each of them: four megabytes hold two million empty inputs."""
+        if count > self._max_inputs:
+            raise BatchTooLarge(
+                f"inputs holds {count} texts; the limit is {self._max_inputs}.",
+                field="inputs",
+                metadata={"inputs": str(count), "max_inputs": str(self._max_inputs)},
+            )
 
     def _refuse_unsendable(self, asked: EmbedCall, card: ModelCard) -> None:
         dimensions = min(asked.dimensions or card.embedding_dimensions, card.embedding_dimensions)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 MAX_HEAD_BYTES = 8192
 READ_SECONDS = 5.0
@@ -26,7 +27,7 @@ class HttpPort:
     def __init__(self, *, metrics: Callable[[], bytes], unready: Callable[[], list[str]]) -> None:
         self._metrics = metrics
         self._unready = unready
-        self._num_connections = 0
+        self._serving: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -36,21 +37,26 @@ class HttpPort:
         return bound
 
     async def close(self) -> None:
+        """Stop listening, and leave nobody who is connected waiting."""
         if self._server is not None:
             self._server.close()
+            for task in self._serving:
+                task.cancel()
+            await asyncio.gather(*self._serving, return_exceptions=True)
             await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._num_connections += 1
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._serving.add(task)
         try:
-            if self._num_connections > MAX_CONNECTIONS:
+            if len(self._serving) > MAX_CONNECTIONS:
                 await _send(writer, Page(status="503 Service Unavailable", body=b"too many connections\n"), body=True)
             else:
                 await self._exchange(reader, writer)
         except (ConnectionError, TimeoutError):
             pass  # whoever asked has gone, or does not read
         finally:
-            self._num_connections -= 1
+            self._serving.discard(task)
             writer.close()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -15,7 +15,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from structlog.typing import FilteringBoundLogger
 
-from stretto.engine.errors import ReplyTooLarge, StrettoError
+from stretto.engine.errors import StrettoError
 from stretto.server.call import Call
 from stretto.server.errors import MalformedMessage, code_of, retry_seconds, status_of, unexpected
 from stretto.server.gate import Gate
@@ -107,6 +107,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             received=received,
             deadline=None if remaining is None else received + remaining,
             stall_seconds=self._stall_seconds,
+            max_response_bytes=self._max_response_bytes,
         )
 
     async def _served(self, call: Call, serve: Method, decode: Callable[[bytes], Message], data: bytes) -> bytes | None:
@@ -122,16 +123,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             call.request_id = options.request_id
         with self._gate.passing(call):
             reply = await serve(request, call)
-        return None if reply is None else self._sendable(reply.SerializeToString())
-
-    def _sendable(self, data: bytes) -> bytes:
-        if len(data) > self._max_response_bytes:
-            raise ReplyTooLarge(
-                f"the reply has {len(data)} bytes; the limit is {self._max_response_bytes}. "
-                "Ask for less, or for a stream.",
-                metadata={"bytes": str(len(data)), "max_bytes": str(self._max_response_bytes)},
-            )
-        return data
+        return None if reply is None else call.sendable(reply)
 
     async def _abort(self, call: Call, error: StrettoError) -> NoReturn:
         status = status_of(error)

@@ -29,6 +29,7 @@ from stretto.v1 import common_pb2, embedding_pb2, generation_pb2
 
 MIN_PRIORITY, MAX_PRIORITY = -100, 100
 MAX_REQUEST_ID_CHARACTERS = 128
+MAX_MESSAGES = 10_000
 
 OVERFLOW = {
     common_pb2.OVERFLOW_POLICY_UNSPECIFIED: None,
@@ -150,6 +151,10 @@ def _prompt(request: generation_pb2.GenerateRequest) -> Prompt:
 
 
 def _chat(chat: common_pb2.ChatPrompt) -> Chat:
+    if len(chat.messages) > MAX_MESSAGES:
+        raise InvalidRequest(
+            f"chat.messages holds {len(chat.messages)} messages; the limit is {MAX_MESSAGES}.", field="chat.messages"
+        )
     return Chat(
         messages=tuple(Message(role=each.role, content=each.content) for each in chat.messages),
         template=chat.template,

@@ -58,7 +58,7 @@ FAMILIES = (
 
 
 def family_of(architecture: str, where: str) -> Family:
-    """The family that has this architecture (`LlamaForCausalLM`; in a GGUF file it is called `llama`)."""
+    """The family that has this architecture, by the name that a config.json uses (`LlamaForCausalLM`)."""
     for family in FAMILIES:
         if architecture in family.architectures:
             return family

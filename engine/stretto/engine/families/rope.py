@@ -1,4 +1,4 @@
-"""What a checkpoint says of its rotary position embedding (RoPE). No torch: the tables are made in `attention.py`."""
+"""What a checkpoint says of its rotary position embedding (RoPE). No torch: the tables are made in `rotary.py`."""
 
 import math
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ class Rope:
 
 
 def read_rope(config: Mapping[str, Any], size: int, where: str) -> Rope:
-    """The rope of a Hugging Face config, whose parameters stand in one of three places.
+    """The rope of a Hugging Face config, whose parameters stand in one of two places.
 
     Old files: `rope_theta` and `rope_scaling` (with "type" or "rope_type"); new ones: `rope_parameters`. An unknown
     type is refused by name.

@@ -43,8 +43,7 @@ class Answer:
         if not self._echoed:
             self._echoed, ids = True, list(self._spec.prompt)
             echoed = len(ids)
-            skip = self._spec.call.output.skip_special_tokens
-            text = self._spec.tokenizer.decode(ids, skip_special_tokens=skip)
+            text = self._detokenizer.push(ids)
         for token in tokens:
             if self.finish is not None:
                 break
