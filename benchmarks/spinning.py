@@ -1,7 +1,7 @@
 """
 Time small products under different spin counts of OpenMP's threads, alone and beside one busy process.
 
-    .venv/bin/python benchmarks/spinning.py            # about two minutes
+    .venv/bin/python benchmarks/spinning.py            # about three minutes
 
 Each value is a process of its own, because OpenMP reads the variable once; the values take turns, three rounds.
 """
@@ -14,7 +14,7 @@ import time
 
 VALUES = ("300000", "50000", "10000", "4000", "2000", "300")
 ROUNDS = 3
-PRODUCTS, STEPS = 210, 40
+PRODUCTS, STEPS = 210, 15
 
 
 def steps() -> None:
