@@ -1,18 +1,19 @@
 """Turn a checkpoint into a model that can be stepped: weights in memory, a cache, an encoder and a runner around it."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from stretto.engine.attention import Spec
 from stretto.engine.cache.kv_cache import KVCache, bytes_per_token
 from stretto.engine.checkpoint.headers import Checkpoint, open_checkpoint
 from stretto.engine.config import Limits
 from stretto.engine.device import choose_device, choose_dtype, describe, free_bytes
 from stretto.engine.encoder import Encoder
 from stretto.engine.errors import CheckpointError
-from stretto.engine.families.llama import LlamaConfig
 from stretto.engine.messages import Load, Ready
 from stretto.engine.models.loading import build
 from stretto.engine.models.model import Decoder
@@ -43,8 +44,7 @@ def load(command: Load, limits: Limits) -> LoadedModel:
     model = build(checkpoint, dtype=dtype, device=device)
     cache = None
     if Task.GENERATE in checkpoint.tasks:
-        assert isinstance(checkpoint.config, LlamaConfig)
-        cache = _cache(checkpoint.config, command.cache_bytes, limits, dtype, device)
+        cache = _cache(model.specs, checkpoint.context, command.cache_bytes, limits, dtype, device)
     weight_bytes = sum(t.numel() * t.element_size() for t in {p.data_ptr(): p for p in model.parameters()}.values())
     ready = Ready(
         name=command.name,
@@ -68,13 +68,13 @@ def _check_room(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device
         )
 
 
-def _cache(config: LlamaConfig, asked: int, limits: Limits, dtype: torch.dtype, device: torch.device) -> KVCache:
+def _cache(
+    specs: Sequence[Spec], context: int, asked: int, limits: Limits, dtype: torch.dtype, device: torch.device
+) -> KVCache:
     """A cache of the bytes that were asked for; else enough for one full context, within what is free."""
-    size = limits.block_size
-    per_block = size * bytes_per_token(
-        layers=config.layers, key_heads=config.key_heads, head_size=config.head_size, dtype=dtype
-    )
-    full = -(-config.context // size) * per_block
+    size, layers, key_heads, head_size = limits.block_size, len(specs), specs[0].key_heads, specs[0].head_size
+    per_block = size * bytes_per_token(layers=layers, key_heads=key_heads, head_size=head_size, dtype=dtype)
+    full = -(-context // size) * per_block
     num_bytes = asked or min(max(full, DEFAULT_CACHE_BYTES), int(free_bytes(device) * CACHE_SHARE))
     if num_bytes > free_bytes(device):
         raise CheckpointError(
@@ -86,11 +86,11 @@ def _cache(config: LlamaConfig, asked: int, limits: Limits, dtype: torch.dtype, 
             f"a cache of {num_bytes} bytes holds no block: {size} tokens need {per_block} bytes.\nRaise --cache-memory."
         )
     return KVCache(
-        layers=config.layers,
+        layers=layers,
         num_blocks=num_bytes // per_block,
         block_size=size,
-        key_heads=config.key_heads,
-        head_size=config.head_size,
+        key_heads=key_heads,
+        head_size=head_size,
         dtype=dtype,
         device=device,
     )

@@ -19,7 +19,7 @@ def canonical(
     A name that nobody knows is kept: loading refuses it, since a tensor without use is a model not understood.
     """
     known = {name for sources in map_.sources.values() for name in sources}
-    unused = re.compile("|".join(f"(?:{pattern})" for pattern in map_.unused) or "(?!)")
+    unused, transposed = _any_of(map_.unused), _any_of(map_.transposed)
     tensors: dict[str, TensorInfo] = {}
     ignored: list[str] = []
     for stored_name, tensor in stored.items():
@@ -33,7 +33,9 @@ def canonical(
         elif name in tensors:
             raise CheckpointError(f"{where} holds two tensors that are both {name!r}, one of them as {stored_name!r}.")
         else:
-            tensors[name] = replace(tensor, name=name)
+            turn = len(tensor.shape) == 2 and transposed.fullmatch(name) is not None
+            shape = tensor.shape[::-1] if turn else tensor.shape
+            tensors[name] = replace(tensor, name=name, shape=shape, transposed=turn)
     return tensors, tuple(sorted(ignored)), _own_heads(tensors, map_, where)
 
 
@@ -45,6 +47,10 @@ def from_gguf(stored: Mapping[str, TensorInfo], family: Family, config: Config, 
         name = names.get(theirs, theirs)
         tensors[name] = replace(tensor, name=name, interleaved_heads=_interleaved(theirs, tensor, config, where))
     return tensors
+
+
+def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns) or "(?!)")
 
 
 def _renamed(name: str, map_: WeightMap) -> str:

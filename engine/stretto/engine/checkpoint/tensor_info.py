@@ -15,7 +15,7 @@ class TensorInfo:
 
     `dtype` is one of `LOADABLE`, or another safetensors type that only an unused tensor may have.
     `interleaved_heads` is above 0 where a GGUF file holds the rows of a query or key projection interleaved for
-    rope, by that many heads.
+    rope, by that many heads. `transposed` where the file holds columns as rows; `shape` is then already the other way.
     """
 
     name: str
@@ -25,6 +25,7 @@ class TensorInfo:
     offset: int
     num_bytes: int
     interleaved_heads: int = 0
+    transposed: bool = False
 
     @property
     def num_values(self) -> int:

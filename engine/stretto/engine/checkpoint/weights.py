@@ -61,7 +61,8 @@ def read_tensor(tensor: TensorInfo) -> Tensor:
         raise CheckpointError(
             f"{tensor.file} became shorter: {tensor.name} has {count:,} of {tensor.num_bytes:,} bytes."
         )
-    values = dequantize(stored, tensor.dtype, tensor.shape)
+    values = dequantize(stored, tensor.dtype, tensor.shape[::-1] if tensor.transposed else tensor.shape)
+    values = values.T if tensor.transposed else values
     return _in_order(values, tensor.interleaved_heads) if tensor.interleaved_heads else values
 
 

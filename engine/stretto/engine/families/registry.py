@@ -2,16 +2,29 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from stretto.engine.errors import CheckpointError
 from stretto.engine.families import bert, llama
-from stretto.engine.families.bert import BertConfig
-from stretto.engine.families.llama import LlamaConfig
 from stretto.engine.families.weights import WeightMap
 from stretto.engine.requests import Pooling, Task
 
-Config = LlamaConfig | BertConfig
+
+class Config(Protocol):
+    """What every family's configuration says, however else it differs."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def mlp_width(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ class WeightMap:
     the body: a file without it (saved from the bare model) is read too. `unused` are tensors that such checkpoints hold
     and this model has no use for (buffers, a pooler without its head): known, so no mistake. `tied` maps a parameter
     to the one it shares memory with when the file holds no tensor of its own for it. `renamed` are old spellings of
-    name endings.
+    name endings. `transposed` are tensors that such checkpoints hold as [inputs, outputs], the other way round.
     """
 
     sources: dict[str, tuple[str, ...]]
@@ -20,3 +20,4 @@ class WeightMap:
     unused: tuple[str, ...] = ()  # regular expressions, matched against whole names
     tied: dict[str, str] | None = None
     renamed: tuple[tuple[str, str], ...] = ()
+    transposed: tuple[str, ...] = ()  # regular expressions, as above
