@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
@@ -92,13 +93,13 @@ async def engine(start: Callable[[Limits], Awaitable[Engine]]) -> Engine:
     return engine
 
 
-def options(**more: float) -> Options:
-    return Options(request_id="r", received=time.monotonic(), **more)  # type: ignore[arg-type]
+def options(**more: Any) -> Options:
+    return Options(request_id="r", received=time.monotonic(), **more)
 
 
-def ask(prompt: str = "w1 w2 w3", *, max_tokens: int | None = 5, **more: object) -> GenerateCall:
-    settings: dict[str, object] = {"options": options(), "output": Output(), "sampling": Sampling(temperature=0)} | more
-    return GenerateCall(  # type: ignore[arg-type]
+def ask(prompt: str = "w1 w2 w3", *, max_tokens: int | None = 5, **more: Any) -> GenerateCall:
+    settings: dict[str, Any] = {"options": options(), "output": Output(), "sampling": Sampling(temperature=0)} | more
+    return GenerateCall(
         model="tiny", prompt=TextPrompt(text=prompt), stopping=Stopping(max_tokens=max_tokens), **settings
     )
 
@@ -157,10 +158,10 @@ async def test_the_context_bounds_prompt_and_answer_and_says_so(engine: Engine) 
     ],
 )
 async def test_what_cannot_be_done_is_refused_and_leaves_no_place_taken(
-    engine: Engine, change: dict[str, object], error: type[StrettoError]
+    engine: Engine, change: dict[str, Any], error: type[StrettoError]
 ) -> None:
     with pytest.raises(error):
-        await answered(engine, replace(ask(), **change))  # type: ignore[arg-type]
+        await answered(engine, replace(ask(), **change))
     assert (engine.admission.num_requests, engine.admission.num_tokens) == (0, 0)
 
 

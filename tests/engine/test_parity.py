@@ -1,6 +1,7 @@
 """Real checkpoints answer as the reference libraries do: SmolLM2-135M-Instruct (both formats) and all-MiniLM-L6-v2."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stretto.engine.attention import Packed
-from stretto.engine.cache.kv_cache import KVCache
 from stretto.engine.checkpoint.headers import open_checkpoint
 from stretto.engine.encoder import Encoder
-from stretto.engine.messages import Draw, Encode, Generate
+from stretto.engine.messages import Encode
 from stretto.engine.models.loading import build
 from stretto.engine.models.parts import Rows
 from stretto.engine.rotary import Rotary
-from stretto.engine.runner import Runner
-from stretto.engine.sequence import Sequence, Slice
 
 CPU = torch.device("cpu")
 PROMPTS = (
@@ -61,40 +59,6 @@ def logits_of(model: Any, texts: list[list[int]]) -> tuple[Tensor, Tensor]:
         return hidden, model.logits(hidden)
 
 
-def greedy(model: Any, prompts: list[list[int]], count: int) -> list[list[int]]:
-    """All prompts in one batch, the first of them prefilled in pieces of four."""
-    spec = model.specs[0]
-    cache = KVCache(
-        layers=len(model.specs),
-        num_blocks=64,
-        block_size=16,
-        key_heads=spec.key_heads,
-        head_size=spec.head_size,
-        dtype=torch.float32,
-        device=CPU,
-    )
-    runner = Runner(model, cache, model.config.vocab_size)
-    sequences = [
-        Sequence(
-            request=Generate(id=i, model="m", prompt=prompt, draw=Draw(temperature=0), max_tokens=count),
-            candidate=0,
-            tokens=list(prompt),
-            blocks=list(range(8 * i, 8 * i + 8)),
-        )
-        for i, prompt in enumerate(prompts)
-    ]
-    while unfinished := [one for one in sequences if one.generated < count]:
-        batch = [
-            Slice(one, one.computed, min(len(one.tokens), one.computed + (4 if one is sequences[0] else 64)))
-            for one in unfinished
-        ]
-        for piece, drawn in zip(batch, runner.run(batch), strict=True):
-            piece.sequence.computed = piece.stop
-            if drawn is not None:
-                piece.sequence.tokens.append(drawn.token)
-    return [one.tokens[len(one.request.prompt) :] for one in sequences]
-
-
 def their_greedy(model: Any, prompt: list[int], count: int) -> list[int]:
     """By their own `generate`, which an end of text does not end."""
     ids = torch.tensor([prompt])
@@ -125,7 +89,7 @@ def test_logits_of_smollm2_in_company_err_no_more_than_float32_does(tokenizer: A
 
 
 def test_greedy_texts_of_smollm2_are_those_of_transformers_over_64_tokens(
-    tokenizer: Any, theirs: Any, ours: Any
+    tokenizer: Any, theirs: Any, ours: Any, greedy: Callable[..., Any]
 ) -> None:
     """One by their `generate`; the others, faster, by asking what theirs would choose after each token of ours."""
     prompts = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
@@ -137,7 +101,9 @@ def test_greedy_texts_of_smollm2_are_those_of_transformers_over_64_tokens(
         assert text == chosen[len(prompt) - 1 : -1].tolist()
 
 
-def test_the_gguf_of_smollm2_is_read_into_the_same_model(tokenizer: Any, theirs: Any, smollm2_gguf: Path) -> None:
+def test_the_gguf_of_smollm2_is_read_into_the_same_model(
+    tokenizer: Any, theirs: Any, smollm2_gguf: Path, greedy: Callable[..., Any]
+) -> None:
     """Heads in the file's order of rows, or in one that was changed twice, would give gibberish."""
     model: Any = build(open_checkpoint(smollm2_gguf), dtype=torch.float32, device=CPU)
     prompt = tokenizer(PROMPTS[0])["input_ids"]

@@ -5,6 +5,7 @@ Each stand-in has int8 weights with a scale for every group of 32 inputs, quanti
 multiplies integers (`torch._int_mm`). The tolerance is what 8 bits cost on the real weights, stated at each test.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stretto.engine.attention import Packed
-from stretto.engine.cache.kv_cache import KVCache
 from stretto.engine.checkpoint.headers import open_checkpoint
 from stretto.engine.encoder import Encoder
-from stretto.engine.messages import Draw, Encode, Generate
+from stretto.engine.messages import Encode
 from stretto.engine.models.loading import build
 from stretto.engine.models.parts import MLP, Embed, Head, LinearResidual, Norm, NormLinear, Rows
 from stretto.engine.rotary import Rotary
-from stretto.engine.runner import Runner
-from stretto.engine.sequence import Sequence, Slice
 
 CPU = torch.device("cpu")
 GROUP = 32
@@ -167,37 +165,6 @@ def pair(folder: Path) -> tuple[Any, Any]:
     return plain, other
 
 
-def greedy(model: Any, prompts: list[list[int]], count: int) -> list[list[int]]:
-    """All prompts in one batch through the runner and its paged cache."""
-    spec = model.specs[0]
-    cache = KVCache(
-        layers=len(model.specs),
-        num_blocks=32,
-        block_size=16,
-        key_heads=spec.key_heads,
-        head_size=spec.head_size,
-        dtype=torch.float32,
-        device=CPU,
-    )
-    runner = Runner(model, cache, model.config.vocab_size)
-    sequences = [
-        Sequence(
-            request=Generate(id=i, model="m", prompt=prompt, draw=Draw(temperature=0), max_tokens=count),
-            candidate=0,
-            tokens=list(prompt),
-            blocks=list(range(8 * i, 8 * i + 8)),
-        )
-        for i, prompt in enumerate(prompts)
-    ]
-    for _ in range(count):
-        batch = [Slice(one, one.computed, len(one.tokens)) for one in sequences]
-        for piece, drawn in zip(batch, runner.run(batch), strict=True):
-            assert drawn is not None
-            piece.sequence.computed = piece.stop
-            piece.sequence.tokens.append(drawn.token)
-    return [one.tokens[len(one.request.prompt) :] for one in sequences]
-
-
 def test_a_minilm_of_other_parts_embeds_within_a_cosine_of_0_999(minilm: Path) -> None:
     plain, other = pair(minilm)
     batch = [Encode(id=i, index=0, model="m", ids=ids, pooling="mean", normalize=True) for i, ids in enumerate(TEXTS)]
@@ -210,7 +177,9 @@ def test_a_minilm_of_other_parts_embeds_within_a_cosine_of_0_999(minilm: Path) -
     assert not np.array_equal(wanted, said), "the same parts were compared"
 
 
-def test_a_smollm2_of_other_parts_has_the_logits_within_a_cosine_of_0_99(smollm2_gguf: Path) -> None:
+def test_a_smollm2_of_other_parts_has_the_logits_within_a_cosine_of_0_99(
+    smollm2_gguf: Path, greedy: Callable[..., Any]
+) -> None:
     plain, other = pair(smollm2_gguf)
     ids = [504, 3575, 282, 4649, 314]
     attend = Packed([len(ids)], CPU, Rotary())
@@ -220,7 +189,7 @@ def test_a_smollm2_of_other_parts_has_the_logits_within_a_cosine_of_0_99(smollm2
     assert F.cosine_similarity(wanted, said).min() > 0.99
     assert not torch.equal(wanted, said), "the same parts were compared"
     prompts = [ids, ids[:2] * 3]
-    assert [tokens[0] for tokens in greedy(other, prompts, 8)] == [tokens[0] for tokens in greedy(plain, prompts, 8)]
+    assert greedy(other, prompts, 4) == greedy(plain, prompts, 4)  # near ties part the texts later
 
 
 @pytest.mark.parametrize("rows", [1, 5, 40])

@@ -5,7 +5,7 @@ What a checkpoint is, without its weights: architecture, configuration, tensors,
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -167,7 +167,8 @@ def _open_gguf(path: Path) -> Checkpoint:
     architecture, family, config, raw = read_gguf_config(file, path.name)
     check_layers(config, len(file.tensors), path.name)
     named = from_gguf(file.tensors, family, config, path.name)
-    tensors, unused, notes = canonical(named, family.weights(config), path.name)
+    as_torch = replace(family.weights(config), transposed=())  # llama.cpp's converters turn such products
+    tensors, unused, notes = canonical(named, as_torch, path.name)
     return Checkpoint(
         path=path,
         folder=path.parent,

@@ -12,7 +12,7 @@ class WeightMap:
     the body: a file without it (saved from the bare model) is read too. `unused` are tensors that such checkpoints hold
     and this model has no use for (buffers, a pooler without its head): known, so no mistake. `tied` maps a parameter
     to the one it shares memory with when the file holds no tensor of its own for it. `renamed` are old spellings of
-    name endings. `transposed` are tensors that such checkpoints hold as [inputs, outputs], the other way round.
+    name endings. `transposed` are tensors that Hugging Face's files (not GGUF's) hold as [inputs, outputs].
     """
 
     sources: dict[str, tuple[str, ...]]
