@@ -229,8 +229,8 @@ async def test_leaving_an_answer_early_frees_the_engine_at_once(start: Callable[
 
 async def test_a_killed_engine_loses_what_runs_and_a_new_one_answers_the_same(engine: Engine) -> None:
     _, before, _ = await answered(engine, ask())
-    assert engine._link is not None
-    pid = engine._link.pid
+    assert engine._process._link is not None
+    pid = engine._process._link.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)  # so that it surely is in flight
     running = asyncio.create_task(answered(engine, ask(max_tokens=60)))
@@ -253,7 +253,7 @@ async def test_an_engine_that_dies_while_it_loads_again_and_again_fails_the_star
 
     async def kill_each() -> None:
         while True:
-            pid = engine._link.pid if engine._link is not None else None
+            pid = engine._process._link.pid if engine._process._link is not None else None
             if pid is not None and pid not in killed:
                 os.kill(pid, signal.SIGKILL)
                 killed.add(pid)
@@ -269,8 +269,8 @@ async def test_an_engine_that_dies_while_it_loads_again_and_again_fails_the_star
 async def test_closing_ends_the_process_and_what_is_in_flight(start: Callable[[Limits], Awaitable[Engine]]) -> None:
     engine = await start(Limits())
     await engine.ready()
-    assert engine._link is not None
-    pid = engine._link.pid
+    assert engine._process._link is not None
+    pid = engine._process._link.pid
     running = asyncio.create_task(answered(engine, ask(max_tokens=60)))
     await asyncio.sleep(0)
     await engine.close()

@@ -1,5 +1,8 @@
 """Who may wait: a bounded queue in front of the engine, counted in requests and in tokens. No torch."""
 
+from types import TracebackType
+from typing import Self
+
 from stretto.engine.config import Limits
 from stretto.engine.errors import Overloaded
 
@@ -44,7 +47,7 @@ class Admission:
 
 
 class Place:
-    """One request's place in the queue; `leave` gives it back, and may be called again."""
+    """One request's place in the queue; `leave`, or the end of its context, gives it back, and may come again."""
 
     def __init__(self, admission: Admission, tokens: int) -> None:
         self._admission = admission
@@ -52,6 +55,14 @@ class Place:
         self._waiting = True
         admission.num_requests += 1
         admission.num_tokens += tokens
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
 
     def correct(self, tokens: int) -> None:
         """Now that they are counted, say how many tokens there are."""

@@ -32,21 +32,37 @@ class Load(Message, frozen=True, kw_only=True):
 
 
 class Draw(Message, frozen=True, kw_only=True):
-    """How to choose tokens; everything is decided. Temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off."""
+    """How to choose tokens; everything is decided. Temperature 0 is greedy; what is not said is off.
+
+    `repetition` counts prompt and answer, `presence` and `frequency` the answer, each its last `window` tokens (None:
+    all). `allowed` empty allows every id. The last id of each of `banned_runs` may not follow the ids before it.
+    """
 
     temperature: float
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition: float = 1.0
+    presence: float = 0.0
+    frequency: float = 0.0
+    window: int | None = None
+    no_repeat_ngram: int = 0
+    bias: dict[int, float] = {}
+    allowed: list[int] = []
+    banned: list[int] = []
+    banned_runs: list[list[int]] = []
     seed: int = 0
 
 
 class Generate(Message, frozen=True, kw_only=True):
     """Continue a prompt `candidates` times.
 
-    `stop_ids` end a candidate and are reported as its last token. `top` is how many alternatives to report with each
-    token, `also` the ids whose logprobs to report as well; the chosen token's logprob always comes. `scope` separates
-    the prefix cache (tenant and salt). `stop_at` ends the request with what there is.
+    `suffixes` has for each candidate what stands behind the prompt already: what it had said, or what is to be scored.
+    `score` asks for the logprobs of the prompt's tokens (of the first candidate), or of every suffix's. `progress` asks
+    for how far the prompt is read. `stop_ids` end a candidate and are reported as its last token. `top` is how many
+    alternatives to report with each token, `also` the ids whose logprobs to report as well; the chosen token's logprob
+    always comes. `scope` separates the prefix cache (tenant and salt). `stop_at` ends the request with what there is.
     """
 
     id: int
@@ -56,6 +72,9 @@ class Generate(Message, frozen=True, kw_only=True):
     max_tokens: int
     min_tokens: int = 0
     candidates: int = 1
+    suffixes: list[list[int]] = []
+    score: Literal["nothing", "prompt", "suffixes"] = "nothing"
+    progress: bool = False
     stop_ids: list[int] = []
     top: int = 0
     also: list[int] = []
@@ -153,6 +172,27 @@ class Token(Message, frozen=True, kw_only=True):
     account: Account | None = None
 
 
+class Scored(Message, frozen=True, kw_only=True):
+    """Logprobs of given tokens, those at `start` and on of one candidate; figures as in `Token`, one entry a token."""
+
+    id: int
+    candidate: int
+    start: int
+    logprobs: list[float]
+    ranks: list[int]
+    tops: list[list[tuple[int, float]]] = []
+    alsos: list[list[float]] = []
+
+
+class Reading(Message, frozen=True, kw_only=True):
+    """How much of a prompt has been read; `queue_position` is 0 once it is being read."""
+
+    id: int
+    processed: int
+    total: int
+    queue_position: int = 0
+
+
 class Vector(Message, frozen=True, kw_only=True):
     """One text's vector, little-endian float32."""
 
@@ -201,4 +241,4 @@ class Gauges(Message, frozen=True, kw_only=True):
     blocks_published: int = 0
 
 
-Event = Ready | LoadFailed | Token | Vector | Failed | Step | Gauges
+Event = Ready | LoadFailed | Token | Scored | Reading | Vector | Failed | Step | Gauges

@@ -24,6 +24,7 @@ class Task(enum.StrEnum):
     """What a model can be asked."""
 
     GENERATE = "generate"
+    SCORE = "score"
     EMBED = "embed"
 
 
@@ -34,10 +35,21 @@ class Overflow(enum.StrEnum):
     TRUNCATE_END = "truncate_end"
     TRUNCATE_START = "truncate_start"
     TRUNCATE_MIDDLE = "truncate_middle"
+    CHUNK = "chunk"
+
+
+class Aggregation(enum.StrEnum):
+    """How the vectors of one input's chunks become its vector. NONE keeps them all."""
+
+    WEIGHTED_MEAN = "weighted_mean"
+    MEAN = "mean"
+    MAX = "max"
+    FIRST = "first"
+    NONE = "none"
 
 
 class Pooling(enum.StrEnum):
-    """How the hidden states of one text become one vector."""
+    """How the hidden states of one text become one vector; NONE keeps one a token."""
 
     CLS = "cls"
     MEAN = "mean"
@@ -45,6 +57,7 @@ class Pooling(enum.StrEnum):
     LAST_TOKEN = "last_token"
     WEIGHTED_MEAN = "weighted_mean"
     MEAN_SQRT_LEN = "mean_sqrt_len"
+    NONE = "none"
 
 
 class FinishReason(enum.StrEnum):
@@ -68,7 +81,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPrompt:
+    """`pair` is the second text of a pair, where the model reads pairs."""
+
     text: str
+    pair: str | None = None
     add_special_tokens: bool = True
     parse_special_tokens: bool = True
 
@@ -109,6 +125,16 @@ class Sampling:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    penalty_window: int | None = None
+    no_repeat_ngram_size: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    allowed_token_ids: tuple[int, ...] = ()
+    banned_token_ids: tuple[int, ...] = ()
+    banned_strings: tuple[str, ...] = ()
     seed: int | None = None
     candidates: int = 1
 
@@ -159,6 +185,7 @@ class Output:
     skip_special_tokens: bool = True
     top_logprobs: int | None = None
     logprob_token_ids: tuple[int, ...] = ()
+    prompt_logprobs: bool = False
 
     def __post_init__(self) -> None:
         _within("config.output.top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
@@ -181,6 +208,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateCall:
+    """`response_prefix` is the forced start of the answer. `resume_after` holds, for each candidate, the ids that a
+    stream had given before it broke: the answer goes on after them. `progress` asks for how far the prompt is read.
+    """
+
     model: str
     prompt: Prompt
     sampling: Sampling
@@ -190,6 +221,38 @@ class GenerateCall:
     overflow: Overflow | None = None
     max_prompt_tokens: int | None = None
     expected_version: str = ""
+    response_prefix: str = ""
+    resume_after: tuple[tuple[int, ...], ...] = ()
+    progress: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreItem:
+    """A context and what might follow it. No context: the model's first token stands before."""
+
+    context: TextPrompt | TokenPrompt | None
+    continuations: tuple[TextPrompt | TokenPrompt, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreCall:
+    """How likely given continuations are. An item that could not be read stands here as its error."""
+
+    model: str
+    items: tuple[ScoreItem | InvalidRequest, ...]
+    options: Options
+    overflow: Overflow | None = None
+    with_tokens: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunking:
+    """How a long input is cut into windows. None is the model's maximum, or the server's limit."""
+
+    max_chunk_tokens: int | None = None
+    overlap_tokens: int = 0
+    aggregation: Aggregation = Aggregation.WEIGHTED_MEAN
+    max_chunks: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +272,8 @@ class EmbedCall:
     prompt_name: str | None = None
     prompt_text: str | None = None
     overflow: Overflow | None = None
+    chunking: Chunking = field(default_factory=Chunking)
+    layer: int = -1
 
     def __post_init__(self) -> None:
         if not self.inputs:

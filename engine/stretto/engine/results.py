@@ -15,6 +15,7 @@ class InputReport:
     token_count: int
     truncated_tokens: int = 0
     unknown_token_count: int = 0
+    chunk_count: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +48,14 @@ class Telemetry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprob:
-    """`token` is the token's bytes: it may hold part of a character. `rank` 1 is the likeliest; 0 is not known."""
+    """`token` is the token's bytes: it may hold part of a character. `rank` 1 is the likeliest; 0 is not known.
+
+    The first token of a prompt has no `logprob`: nothing stands before it.
+    """
 
     token_id: int
     token: bytes
-    logprob: float
+    logprob: float | None
     rank: int
 
 
@@ -96,7 +100,50 @@ class Finished:
     telemetry: Telemetry
 
 
-GenerateEvent = Started | list[Delta] | Finished
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How much of the prompt has been read; while it waits, its place in the queue."""
+
+    processed_tokens: int
+    total_tokens: int
+    queue_position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptScored:
+    """Every token of the prompt with its logprob; once, before the first delta, where it was asked for."""
+
+    logprobs: tuple[PositionLogprobs, ...]
+
+
+GenerateEvent = Started | Progress | PromptScored | list[Delta] | Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredContinuation:
+    """`logprob` is the sum over its tokens; `is_greedy`: each of them was the likeliest. `tokens` where asked for."""
+
+    logprob: float
+    token_count: int
+    is_greedy: bool
+    tokens: tuple[PositionLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredItem:
+    """One item's continuations, in the order asked; `report` is of its context."""
+
+    continuations: tuple[ScoredContinuation, ...]
+    report: InputReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreAnswer:
+    """One result an item, in their order: its scores, or why it has none."""
+
+    results: tuple[ScoredItem | StrettoError, ...]
+    usage: Usage
+    telemetry: Telemetry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

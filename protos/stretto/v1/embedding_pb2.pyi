@@ -119,3 +119,61 @@ class EmbedResponse(_message.Message):
     telemetry: _common_pb2.Telemetry
     provenance: _common_pb2.Provenance
     def __init__(self, request_id: _Optional[str] = ..., results: _Optional[_Iterable[_Union[EmbedResult, _Mapping]]] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ..., telemetry: _Optional[_Union[_common_pb2.Telemetry, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...
+
+class EmbedStreamConfig(_message.Message):
+    __slots__ = ("model", "adapter", "config", "options")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    adapter: str
+    config: EmbedConfig
+    options: _common_pb2.RequestOptions
+    def __init__(self, model: _Optional[str] = ..., adapter: _Optional[str] = ..., config: _Optional[_Union[EmbedConfig, _Mapping]] = ..., options: _Optional[_Union[_common_pb2.RequestOptions, _Mapping]] = ...) -> None: ...
+
+class EmbedStreamItem(_message.Message):
+    __slots__ = ("item_id", "input")
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    input: _common_pb2.TextInput
+    def __init__(self, item_id: _Optional[str] = ..., input: _Optional[_Union[_common_pb2.TextInput, _Mapping]] = ...) -> None: ...
+
+class EmbedStreamRequest(_message.Message):
+    __slots__ = ("config", "item")
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    config: EmbedStreamConfig
+    item: EmbedStreamItem
+    def __init__(self, config: _Optional[_Union[EmbedStreamConfig, _Mapping]] = ..., item: _Optional[_Union[EmbedStreamItem, _Mapping]] = ...) -> None: ...
+
+class EmbedStreamItemResult(_message.Message):
+    __slots__ = ("item_id", "result")
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    result: EmbedResult
+    def __init__(self, item_id: _Optional[str] = ..., result: _Optional[_Union[EmbedResult, _Mapping]] = ...) -> None: ...
+
+class EmbedStreamSummary(_message.Message):
+    __slots__ = ("succeeded_count", "failed_count", "usage", "telemetry")
+    SUCCEEDED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FAILED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    TELEMETRY_FIELD_NUMBER: _ClassVar[int]
+    succeeded_count: int
+    failed_count: int
+    usage: _common_pb2.Usage
+    telemetry: _common_pb2.Telemetry
+    def __init__(self, succeeded_count: _Optional[int] = ..., failed_count: _Optional[int] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ..., telemetry: _Optional[_Union[_common_pb2.Telemetry, _Mapping]] = ...) -> None: ...
+
+class EmbedStreamResponse(_message.Message):
+    __slots__ = ("started", "item", "summary")
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    started: _common_pb2.Provenance
+    item: EmbedStreamItemResult
+    summary: EmbedStreamSummary
+    def __init__(self, started: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ..., item: _Optional[_Union[EmbedStreamItemResult, _Mapping]] = ..., summary: _Optional[_Union[EmbedStreamSummary, _Mapping]] = ...) -> None: ...

@@ -2,6 +2,7 @@ import datetime
 
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import empty_pb2 as _empty_pb2
+from google.rpc import status_pb2 as _status_pb2
 from stretto.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -376,3 +377,73 @@ class GenerateStreamResponse(_message.Message):
     delta: GenerationDelta
     finished: GenerationFinished
     def __init__(self, started: _Optional[_Union[GenerationStarted, _Mapping]] = ..., progress: _Optional[_Union[PrefillProgress, _Mapping]] = ..., prompt_scored: _Optional[_Union[PromptScored, _Mapping]] = ..., delta: _Optional[_Union[GenerationDelta, _Mapping]] = ..., finished: _Optional[_Union[GenerationFinished, _Mapping]] = ...) -> None: ...
+
+class ScoreItem(_message.Message):
+    __slots__ = ("context", "continuations")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    CONTINUATIONS_FIELD_NUMBER: _ClassVar[int]
+    context: _common_pb2.TextInput
+    continuations: _containers.RepeatedCompositeFieldContainer[_common_pb2.TextInput]
+    def __init__(self, context: _Optional[_Union[_common_pb2.TextInput, _Mapping]] = ..., continuations: _Optional[_Iterable[_Union[_common_pb2.TextInput, _Mapping]]] = ...) -> None: ...
+
+class ScoreRequest(_message.Message):
+    __slots__ = ("model", "adapter", "items", "include_token_logprobs", "overflow_policy", "options")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_TOKEN_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    OVERFLOW_POLICY_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    adapter: str
+    items: _containers.RepeatedCompositeFieldContainer[ScoreItem]
+    include_token_logprobs: bool
+    overflow_policy: _common_pb2.OverflowPolicy
+    options: _common_pb2.RequestOptions
+    def __init__(self, model: _Optional[str] = ..., adapter: _Optional[str] = ..., items: _Optional[_Iterable[_Union[ScoreItem, _Mapping]]] = ..., include_token_logprobs: bool = ..., overflow_policy: _Optional[_Union[_common_pb2.OverflowPolicy, str]] = ..., options: _Optional[_Union[_common_pb2.RequestOptions, _Mapping]] = ...) -> None: ...
+
+class ContinuationScore(_message.Message):
+    __slots__ = ("logprob", "mean_logprob", "perplexity", "token_count", "is_greedy", "tokens")
+    LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    MEAN_LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    PERPLEXITY_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    IS_GREEDY_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    logprob: float
+    mean_logprob: float
+    perplexity: float
+    token_count: int
+    is_greedy: bool
+    tokens: _containers.RepeatedCompositeFieldContainer[PositionLogprobs]
+    def __init__(self, logprob: _Optional[float] = ..., mean_logprob: _Optional[float] = ..., perplexity: _Optional[float] = ..., token_count: _Optional[int] = ..., is_greedy: bool = ..., tokens: _Optional[_Iterable[_Union[PositionLogprobs, _Mapping]]] = ...) -> None: ...
+
+class ScoredItem(_message.Message):
+    __slots__ = ("continuations", "context")
+    CONTINUATIONS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    continuations: _containers.RepeatedCompositeFieldContainer[ContinuationScore]
+    context: _common_pb2.InputReport
+    def __init__(self, continuations: _Optional[_Iterable[_Union[ContinuationScore, _Mapping]]] = ..., context: _Optional[_Union[_common_pb2.InputReport, _Mapping]] = ...) -> None: ...
+
+class ScoreResult(_message.Message):
+    __slots__ = ("item", "error")
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    item: ScoredItem
+    error: _status_pb2.Status
+    def __init__(self, item: _Optional[_Union[ScoredItem, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class ScoreResponse(_message.Message):
+    __slots__ = ("request_id", "results", "usage", "telemetry", "provenance")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    TELEMETRY_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    results: _containers.RepeatedCompositeFieldContainer[ScoreResult]
+    usage: _common_pb2.Usage
+    telemetry: _common_pb2.Telemetry
+    provenance: _common_pb2.Provenance
+    def __init__(self, request_id: _Optional[str] = ..., results: _Optional[_Iterable[_Union[ScoreResult, _Mapping]]] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ..., telemetry: _Optional[_Union[_common_pb2.Telemetry, _Mapping]] = ..., provenance: _Optional[_Union[_common_pb2.Provenance, _Mapping]] = ...) -> None: ...

@@ -45,6 +45,11 @@ class GenerationServiceStub(object):
                 request_serializer=stretto_dot_v1_dot_generation__pb2.GenerateStreamRequest.SerializeToString,
                 response_deserializer=stretto_dot_v1_dot_generation__pb2.GenerateStreamResponse.FromString,
                 _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/stretto.v1.GenerationService/Score',
+                request_serializer=stretto_dot_v1_dot_generation__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=stretto_dot_v1_dot_generation__pb2.ScoreResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer(object):
@@ -65,6 +70,13 @@ class GenerationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Score(self, request, context):
+        """Log-likelihood of given continuations (zero- and few-shot choice, perplexity). No sampling.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.GenerateStream,
                     request_deserializer=stretto_dot_v1_dot_generation__pb2.GenerateStreamRequest.FromString,
                     response_serializer=stretto_dot_v1_dot_generation__pb2.GenerateStreamResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=stretto_dot_v1_dot_generation__pb2.ScoreRequest.FromString,
+                    response_serializer=stretto_dot_v1_dot_generation__pb2.ScoreResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class GenerationService(object):
             '/stretto.v1.GenerationService/GenerateStream',
             stretto_dot_v1_dot_generation__pb2.GenerateStreamRequest.SerializeToString,
             stretto_dot_v1_dot_generation__pb2.GenerateStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stretto.v1.GenerationService/Score',
+            stretto_dot_v1_dot_generation__pb2.ScoreRequest.SerializeToString,
+            stretto_dot_v1_dot_generation__pb2.ScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

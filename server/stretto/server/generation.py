@@ -32,7 +32,7 @@ class GenerationService(rpc.GenerationServiceServicer):
                 elif isinstance(event, Finished):
                     ended = event
                     _end(event, call)
-                else:
+                elif isinstance(event, list):
                     gained += event
                     call.answering = True
                     pace.note(event)
@@ -57,7 +57,7 @@ class GenerationService(rpc.GenerationServiceServicer):
                     if held := gathering.rest():
                         await call.write(writing.delta(held, wishes))
                     await call.write(writing.finished(event, card, wishes))
-                else:
+                elif isinstance(event, list):
                     call.answering = True
                     pace.note(event)
                     if ready := gathering.take(event):
