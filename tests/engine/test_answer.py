@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from stretto.engine.checkpoint.headers import open_checkpoint
+from stretto.engine.errors import InvalidRequest
 from stretto.engine.messages import Token
 from stretto.engine.requests import FinishReason, GenerateCall, Options, Output, Sampling, Stopping, TokenPrompt
 from stretto.engine.results import Delta
@@ -28,7 +29,19 @@ def answer(tokenizer: Tokenizer, stopping: Stopping, output: Output | None = Non
         output=output or Output(),
         options=Options(request_id="r", received=0.0),
     )
-    return Answer(AnswerSpec(call=call, tokenizer=tokenizer, prompt=[33, 28], context_bound=bound), 0)
+    return Answer(spec_of(call, tokenizer, bound=bound), 0)
+
+
+def spec_of(call: GenerateCall, tokenizer: Tokenizer, *, bound: bool = False) -> AnswerSpec:
+    most = call.stopping.max_tokens or 1000
+    return AnswerSpec(
+        call=call,
+        tokenizer=tokenizer,
+        prompt=[33, 28],
+        stop_ids=frozenset(call.stopping.token_ids),
+        max_tokens=most,
+        context_bound=bound,
+    )
 
 
 def tokens(ids: list[int], finish: str | None = None) -> list[Token]:
@@ -106,3 +119,56 @@ def test_a_character_of_several_tokens_is_sent_whole_and_its_ids_as_they_come(to
     assert "".join(delta.text for delta in deltas) == "Hi \N{LLAMA}"
     assert not any("�" in delta.text for delta in deltas)
     assert [delta.first_token_index for delta in deltas] == list(range(len(llama)))
+
+
+EMOJI = [216, *(15107, 116, 243), 10907, 216, *(7906, 240, 178), *(239, 230, 816), 28]  # characters in pieces
+
+
+@pytest.mark.parametrize("echo", [False, True])
+@pytest.mark.parametrize("strings", [(), (", 9",), ("ok",), ("zzz",)])
+def test_an_answer_that_is_resumed_anywhere_sends_what_was_not_sent_and_no_more(
+    tokenizer: Tokenizer, strings: tuple[str, ...], echo: bool
+) -> None:
+    for ids in (COUNT, EMOJI):
+        stopping, output = Stopping(strings=strings), Output(echo=echo)
+        whole = read(answer(tokenizer, stopping, output), tokens(ids, "length"), 1)
+        for cut in range(1, len(whole)):
+            seen = whole[:cut]
+            had = tuple(token for delta in seen for token in delta.token_ids[delta.num_echoed :])
+            resumed = Answer(spec_of(resumed_call(stopping, output, had), tokenizer), 0)
+            rest = read(resumed, tokens(ids, "length")[len(had) :], 1)
+            assert "".join(delta.text for delta in rest) == "".join(delta.text for delta in whole[cut:])
+            assert rest[0].first_token_index == whole[cut].first_token_index
+            assert (rest[-1].finish, rest[-1].stop_string) == (whole[-1].finish, whole[-1].stop_string)
+            assert resumed.num_tokens == len(had) + sum(len(delta.token_ids) for delta in rest)
+
+
+def resumed_call(stopping: Stopping, output: Output, ids: tuple[int, ...]) -> GenerateCall:
+    return GenerateCall(
+        model="m",
+        prompt=TokenPrompt(ids=(33, 28)),
+        sampling=Sampling(seed=1),
+        stopping=stopping,
+        output=output,
+        options=Options(request_id="r", received=0.0),
+        resume_after=(ids,),
+    )
+
+
+@pytest.mark.parametrize(
+    ("stopping", "ids", "finish"),
+    [
+        (Stopping(max_tokens=3), (216, 38, 28), FinishReason.MAX_TOKENS),
+        (Stopping(token_ids=(28,)), (216, 38, 28), FinishReason.STOP_TOKEN),
+        (Stopping(strings=(" 6,",)), (216, 38, 28), FinishReason.STOP_STRING),
+    ],
+)
+def test_an_answer_that_had_ended_ends_again_without_a_word(
+    tokenizer: Tokenizer, stopping: Stopping, ids: tuple[int, ...], finish: FinishReason
+) -> None:
+    resumed = Answer(spec_of(resumed_call(stopping, Output(), ids), tokenizer), 0)
+    assert resumed.finish is finish
+    end = resumed.ending()
+    assert (end.text, end.token_ids, end.finish, end.cumulative_logprob) == ("", (), finish, None)
+    with pytest.raises(InvalidRequest, match=r"resume_after\[0\] holds 4 ids; the answer ended at number 3"):
+        Answer(spec_of(resumed_call(stopping, Output(), (*ids, 5)), tokenizer), 0)

@@ -18,12 +18,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from stretto.engine.config import Limits, LoadSpec
 from stretto.engine.core import Engine
 from stretto.engine.errors import (
+    BadTokenId,
     CheckpointError,
+    EmptyInput,
     EngineLost,
     InputTooLong,
     InvalidRequest,
     ModelNotFound,
     Overloaded,
+    ReplyTooLarge,
     StrettoError,
     VersionMismatch,
 )
@@ -35,11 +38,13 @@ from stretto.engine.requests import (
     Output,
     Overflow,
     Sampling,
+    ScoreCall,
+    ScoreItem,
     Stopping,
     TextPrompt,
     TokenPrompt,
 )
-from stretto.engine.results import Delta, Embedding, Finished, Started
+from stretto.engine.results import Delta, Embedding, Finished, Progress, PromptScored, ScoredItem, Started
 from stretto.engine.served import Served
 
 CONTEXT = 64
@@ -279,3 +284,161 @@ async def test_closing_ends_the_process_and_what_is_in_flight(start: Callable[[L
     assert pid is not None
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint: Path) -> Callable[[list[int]], torch.Tensor]:
+    """The log-softmax of every position but the first, of the ids that have a word."""
+    model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+
+    def logprobs(ids: list[int]) -> torch.Tensor:
+        with torch.no_grad():
+            return model(torch.tensor([ids])).logits[0, :-1, :90].log_softmax(-1)
+
+    return logprobs
+
+
+def total(reference: Callable[[list[int]], torch.Tensor], context: list[int], continuation: list[int]) -> float:
+    ids = context + continuation
+    rows = reference(ids)
+    return sum(float(rows[place - 1, ids[place]]) for place in range(len(context), len(ids)))
+
+
+async def test_continuations_are_scored_and_a_bad_item_fails_alone(
+    engine: Engine, reference: Callable[[list[int]], torch.Tensor]
+) -> None:
+    good = ScoreItem(
+        context=TextPrompt(text="w1 w2 w3"), continuations=(TextPrompt(text="w4 w5"), TokenPrompt(ids=(6,)))
+    )
+    items = (
+        good,
+        ScoreItem(context=None, continuations=(TextPrompt(text="w4"),)),  # nothing begins a text of this model
+        ScoreItem(context=TokenPrompt(ids=(96,)), continuations=(TextPrompt(text="w4"),)),
+        ScoreItem(context=TextPrompt(text="w1"), continuations=(TextPrompt(text=""),)),
+        ScoreItem(context=TextPrompt(text=" ".join(["w1"] * CONTEXT)), continuations=(TextPrompt(text="w2"),)),
+    )
+    answer = await engine.score(ScoreCall(model="tiny", items=items, options=options(), with_tokens=True))
+    scored, *bad = answer.results
+    assert isinstance(scored, ScoredItem)
+    first, second = scored.continuations
+    assert first.logprob == pytest.approx(total(reference, [1, 2, 3], [4, 5]), abs=1e-4)
+    assert second.logprob == pytest.approx(total(reference, [1, 2, 3], [6]), abs=1e-4)
+    assert (first.token_count, second.token_count) == (2, 1)
+    assert [each.chosen.token_id for each in first.tokens] == [4, 5]
+    assert first.is_greedy == all(each.chosen.rank == 1 for each in first.tokens)
+    assert [type(each) for each in bad] == [EmptyInput, BadTokenId, EmptyInput, InputTooLong]
+    assert [each.field for each in bad if isinstance(each, StrettoError)] == [
+        "items[1].context",
+        "items[2].context",
+        "items[3].continuations[0]",
+        "items[4].context",
+    ]
+    assert answer.usage.prompt_tokens == 3 + 2 + 1
+    assert engine.admission.num_requests == 0
+
+
+async def test_a_context_that_is_too_long_is_cut_at_its_start_where_that_was_asked_for(
+    engine: Engine, reference: Callable[[list[int]], torch.Tensor]
+) -> None:
+    ids = [1 + place % 80 for place in range(CONTEXT)]
+    item = ScoreItem(context=TokenPrompt(ids=tuple(ids)), continuations=(TokenPrompt(ids=(3, 4)),))
+    call = ScoreCall(model="tiny", items=(item,), options=options(), overflow=Overflow.TRUNCATE_START)
+    (result,) = (await engine.score(call)).results
+    assert isinstance(result, ScoredItem)
+    assert (result.report.token_count, result.report.truncated_tokens) == (CONTEXT - 2, 2)
+    assert result.continuations[0].logprob == pytest.approx(total(reference, ids[2:], [3, 4]), abs=1e-4)
+
+
+async def test_scores_that_no_reply_holds_are_refused_before_the_work(engine: Engine) -> None:
+    item = ScoreItem(context=TextPrompt(text="w1"), continuations=(TextPrompt(text="w2 w3 w4"),))
+    call = ScoreCall(model="tiny", items=(item,) * 4, options=options(), with_tokens=True, max_logprobs=7)
+    with pytest.raises(ReplyTooLarge, match="the first 2 items do"):
+        await engine.score(call)
+    await engine.score(replace(call, with_tokens=False))
+
+
+async def test_a_prompts_logprobs_come_once_and_before_the_answer(
+    engine: Engine, reference: Callable[[list[int]], torch.Tensor]
+) -> None:
+    call = ask("w1 w2 w3 w4", output=Output(top_logprobs=2, logprob_token_ids=(9,), prompt_logprobs=True))
+    async with engine.generate(call) as events:
+        kinds = [event async for event in events]
+    (place,) = (place for place, event in enumerate(kinds) if isinstance(event, PromptScored))
+    assert place == 1
+    first, *rest = kinds[place].logprobs  # type: ignore[union-attr]
+    assert (first.chosen.token_id, first.chosen.logprob) == (1, None)
+    rows = reference([1, 2, 3, 4])
+    assert [each.chosen.logprob for each in rest] == pytest.approx([float(rows[i, i + 2]) for i in range(3)], abs=1e-4)
+    assert [len(each.top) for each in rest] == [3, 3, 3]
+    assert [each.top[2].token_id for each in rest] == [9, 9, 9]
+
+
+async def test_logprobs_that_no_reply_holds_are_refused_before_the_work(engine: Engine) -> None:
+    output = Output(top_logprobs=1, prompt_logprobs=True)
+    with pytest.raises(ReplyTooLarge, match="it has room for 1 positions"):
+        await answered(engine, replace(ask(output=output), max_logprobs=3))
+    with pytest.raises(ReplyTooLarge, match="at most 4 tokens do") as caught:
+        await answered(engine, replace(ask(output=output), max_logprobs=14))
+    assert caught.value.field == "config.stopping.max_tokens"
+    await answered(engine, replace(ask(output=output), max_logprobs=16))
+    with pytest.raises(ReplyTooLarge):
+        await answered(engine, replace(ask(output=output), max_prompt_logprobs=5))
+
+
+async def test_a_response_prefix_stands_behind_the_prompt(engine: Engine) -> None:
+    _, whole, _ = await answered(engine, ask("w1 w2 w3 w4 w5"))
+    begun, deltas, _ = await answered(engine, replace(ask("w1 w2 w3"), response_prefix=" w4 w5"))
+    assert begun.report.token_count == 5
+    assert [delta.token_ids for delta in deltas] == [delta.token_ids for delta in whole]
+    kept, _, _ = await answered(
+        engine,
+        replace(ask("w1 w2 w3"), response_prefix="w4 w5", overflow=Overflow.TRUNCATE_END, max_prompt_tokens=3),
+    )
+    assert (kept.report.token_count, kept.report.truncated_tokens) == (3, 2)  # the prefix is never what is cut
+
+
+@pytest.mark.parametrize("cut", [1, 3])
+async def test_a_resumed_answer_goes_on_as_if_it_had_never_broken(engine: Engine, cut: int) -> None:
+    sampling = Sampling(temperature=0.9, seed=11, candidates=2)
+    _, whole, _ = await answered(engine, ask(sampling=sampling, max_tokens=6))
+    said = [[token for d in whole if d.candidate == c for token in d.token_ids] for c in range(2)]
+    resumed = replace(ask(sampling=sampling, max_tokens=6), resume_after=(tuple(said[0][:cut]), tuple(said[1])))
+    _, rest, ended = await answered(engine, resumed)
+    assert [token for d in rest if d.candidate == 0 for token in d.token_ids] == said[0][cut:]
+    assert next(d.first_token_index for d in rest if d.candidate == 0) == cut
+    (again,) = [d for d in rest if d.candidate == 1]
+    assert (again.token_ids, again.finish, again.cumulative_logprob) == ((), FinishReason.MAX_TOKENS, None)
+    last = {d.candidate: d for d in whole}[0].cumulative_logprob
+    assert [d for d in rest if d.candidate == 0][-1].cumulative_logprob == pytest.approx(last, abs=1e-3)
+    assert ended.usage.completion_tokens == 12
+
+
+@pytest.mark.parametrize(
+    ("resume_after", "sampling", "field"),
+    [
+        (((1,), (2,)), Sampling(temperature=0), "resume_after"),
+        (((95,),), Sampling(temperature=0), "resume_after[0]"),
+        (((1,),), Sampling(temperature=1), "config.sampling.seed"),
+        (((1, 2, 3, 4, 5, 6),), Sampling(temperature=0), "resume_after"),
+    ],
+)
+async def test_what_cannot_be_resumed_is_refused_by_name(
+    engine: Engine, resume_after: tuple[tuple[int, ...], ...], sampling: Sampling, field: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await answered(engine, replace(ask(sampling=sampling), resume_after=resume_after))
+    assert caught.value.field == field
+
+
+async def test_progress_tells_how_far_the_prompt_is_read(engine: Engine) -> None:
+    async with engine.generate(replace(ask(" ".join(["w1"] * 40)), progress=True)) as events:
+        told = [event async for event in events if isinstance(event, Progress)]
+    assert [event.processed_tokens for event in told][-1] == 40
+    assert {event.total_tokens for event in told} == {40}
+
+
+async def test_the_best_of_several_are_drawn_and_all_are_counted(engine: Engine) -> None:
+    sampling = Sampling(temperature=1, seed=1, candidates=1, best_of=4)
+    _, deltas, ended = await answered(engine, ask(sampling=sampling, max_tokens=3))
+    assert {delta.candidate for delta in deltas} == {0, 1, 2, 3}
+    assert ended.usage.completion_tokens == 12

@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 from stretto.engine.errors import DeadlineExpired, EmptyInput, ModelNotFound, StrettoError
-from stretto.engine.requests import EmbedCall, FinishReason, GenerateCall, Overflow, Pooling, Task, TextPrompt
+from stretto.engine.requests import (
+    EmbedCall,
+    FinishReason,
+    GenerateCall,
+    Overflow,
+    Pooling,
+    ScoreCall,
+    Task,
+    TextPrompt,
+)
 from stretto.engine.results import (
     Delta,
     EmbedAnswer,
@@ -22,6 +31,11 @@ from stretto.engine.results import (
     InputReport,
     ModelCard,
     PositionLogprobs,
+    Progress,
+    PromptScored,
+    ScoreAnswer,
+    ScoredContinuation,
+    ScoredItem,
     Started,
     Telemetry,
     TokenLogprob,
@@ -41,7 +55,7 @@ WRITER = ModelCard(
     state="ready",
     version="sha256:aa",
     architecture="llama",
-    tasks=(Task.GENERATE,),
+    tasks=(Task.GENERATE, Task.SCORE),
     parameters=1000,
     vocab_size=512,
     context=128,
@@ -92,7 +106,7 @@ class StandIn:
         self.alive = False
         self.observe = observe
         self.changed = changed
-        self.calls: list[GenerateCall | EmbedCall] = []
+        self.calls: list[GenerateCall | ScoreCall | EmbedCall] = []
         self.num_left = 0
         self.left = asyncio.Event()
         self.refusal: Exception | None = None
@@ -137,18 +151,22 @@ class StandIn:
 
     async def _events(self, call: GenerateCall) -> AsyncIterator[GenerateEvent]:
         yield Started(report=InputReport(token_count=3, truncated_tokens=1), seed=call.sampling.seed)
+        if call.progress:
+            yield Progress(processed_tokens=3, total_tokens=3, queue_position=2)
+        if call.output.prompt_logprobs:
+            yield PromptScored(logprobs=(position(7, None), position(8, -1.5)))
         num_tokens = 5 if call.stopping.max_tokens is None else call.stopping.max_tokens
         deltas = [
             self._delta(call, candidate, place, num_tokens)
             for place in range(max(1, num_tokens))
-            for candidate in range(call.sampling.candidates)
+            for candidate in range(call.sampling.drawn)
         ]
         for place, piece in enumerate([deltas] if self.piled_up else [[delta] for delta in deltas]):
             await self._wait(call.options.deadline)
             yield piece
             if place == 0 and self.failure:
                 raise self.failure
-        usage = Usage(prompt_tokens=3, cached_prompt_tokens=2, completion_tokens=num_tokens * call.sampling.candidates)
+        usage = Usage(prompt_tokens=3, cached_prompt_tokens=2, completion_tokens=num_tokens * call.sampling.drawn)
         yield Finished(usage=usage, telemetry=_telemetry(call.options.received))
 
     def _delta(self, call: GenerateCall, candidate: int, place: int, num_tokens: int) -> Delta:
@@ -165,7 +183,34 @@ class StandIn:
             first_token_index=place,
             logprobs=(PositionLogprobs(chosen=scored, top=top),) if there and wanted is not None else (),
             finish=FinishReason.MAX_TOKENS if last else None,
-            cumulative_logprob=-0.5 * (place + there),
+            cumulative_logprob=-0.5 * (place + there) * (1 + candidate % 2),  # the odd ones are the less likely
+        )
+
+    async def score(self, call: ScoreCall) -> ScoreAnswer:
+        """Each token of a continuation, a letter, has the logprob -0.5; an item whose context is "bad" fails, alone."""
+        self.calls.append(call)
+        results: list[ScoredItem | StrettoError] = []
+        for item in call.items:
+            if isinstance(item, StrettoError) or item.context == TextPrompt(text="bad"):
+                results.append(item if isinstance(item, StrettoError) else EmptyInput("bad", field="items"))
+                continue
+            sizes = [len(each.text if isinstance(each, TextPrompt) else each.ids) for each in item.continuations]
+            results.append(
+                ScoredItem(
+                    report=InputReport(token_count=2),
+                    continuations=tuple(
+                        ScoredContinuation(
+                            logprob=-0.5 * size,
+                            token_count=size,
+                            is_greedy=size == 1,
+                            tokens=(position(9, -0.5),) * size if call.with_tokens else (),
+                        )
+                        for size in sizes
+                    ),
+                )
+            )
+        return ScoreAnswer(
+            results=tuple(results), usage=Usage(prompt_tokens=9), telemetry=_telemetry(call.options.received)
         )
 
     async def embed(self, call: EmbedCall) -> EmbedAnswer:
@@ -203,6 +248,11 @@ class StandIn:
                 await self.go_on.wait()
         except TimeoutError:
             raise DeadlineExpired("the request's deadline passed.", field="options.timeout") from None
+
+
+def position(token_id: int, logprob: float | None) -> PositionLogprobs:
+    chosen = TokenLogprob(token_id=token_id, token=b"t", logprob=logprob, rank=0 if logprob is None else 1)
+    return PositionLogprobs(chosen=chosen, top=())
 
 
 def _telemetry(received: float) -> Telemetry:

@@ -252,3 +252,87 @@ async def test_a_chat_of_endless_messages_is_refused_before_it_is_rendered(runni
 async def _rest(call):
     while await call.read() is not grpc.aio.EOF:
         pass
+
+
+async def test_progress_and_the_prompts_logprobs_come_between_start_and_answer(running):
+    output = pb.OutputConfig(include_prompt_logprobs=True)
+    asked = request(config=pb.GenerationConfig(output=output))
+    streamed = await events(running, asked, include_prefill_progress=True)
+    assert kinds(streamed)[:4] == ["started", "progress", "prompt_scored", "delta"]
+    assert streamed[1].progress == pb.PrefillProgress(processed_tokens=3, total_tokens=3, queue_position=2)
+    whole = await running.generation.Generate(asked)
+    assert list(streamed[2].prompt_scored.logprobs) == list(whole.prompt_logprobs)
+    first, second = whole.prompt_logprobs
+    assert (first.chosen.token_id, first.chosen.HasField("logprob")) == (7, False)
+    assert (second.chosen.token_id, second.chosen.logprob) == (8, -1.5)
+
+
+async def test_a_unary_call_asks_for_no_progress(running):
+    await running.generation.Generate(request())
+    assert not running.engine.calls[0].progress
+
+
+async def test_the_best_of_several_come_back_best_first_and_numbered_anew(running):
+    asked = request(config=sampled(candidate_count=2, best_of=4, temperature=1.0))
+    answer = await running.generation.Generate(asked)
+    assert [candidate.index for candidate in answer.candidates] == [0, 1]
+    assert [candidate.cumulative_logprob for candidate in answer.candidates] == [-2.5, -2.5]
+    assert answer.usage.completion_tokens == 20
+
+
+async def test_a_stream_cannot_choose_the_best(running):
+    asked = request(config=sampled(candidate_count=1, best_of=2, temperature=1.0))
+    with pytest.raises(grpc.aio.AioRpcError, match=r"config\.sampling\.best_of is 2; in a stream"):
+        await events(running, asked)
+    assert kinds(await events(running, request(config=sampled(candidate_count=2, best_of=2, temperature=1.0))))
+
+
+def scoring(*contexts, **fields):
+    continuations = [common_pb2.TextInput(text="a"), common_pb2.TextInput(text="bcd")]
+    items = [
+        pb.ScoreItem(context=common_pb2.TextInput(text=context), continuations=continuations) for context in contexts
+    ]
+    return pb.ScoreRequest(**{"model": "writer", "items": items} | fields)
+
+
+async def test_scores_come_in_the_order_asked_and_a_bad_item_fails_alone(running):
+    options = common_pb2.RequestOptions(request_id="mine", include_telemetry=True)
+    answer = await running.generation.Score(scoring("x", "bad", "y", include_token_logprobs=True, options=options))
+    first, bad, last = answer.results
+    assert bad.error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert first == last
+    one, three = first.item.continuations
+    assert (one.logprob, one.mean_logprob, one.token_count, one.is_greedy) == (-0.5, -0.5, 1, True)
+    assert (three.logprob, three.mean_logprob, three.token_count, three.is_greedy) == (-1.5, -0.5, 3, False)
+    assert three.perplexity == pytest.approx(2.718281828**0.5)
+    assert [len(each.tokens) for each in (one, three)] == [1, 3]
+    assert first.item.context.token_count == 2
+    assert (answer.request_id, answer.provenance.model, answer.usage.prompt_tokens) == ("mine", "writer", 9)
+    assert answer.telemetry.step_count == 5
+
+
+async def test_scores_have_no_tokens_and_no_telemetry_unless_asked(running):
+    answer = await running.generation.Score(scoring("x"))
+    assert not answer.results[0].item.continuations[0].tokens
+    assert not answer.HasField("telemetry")
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (scoring(), "items is empty"),
+        (scoring(*["x"] * 4), "items holds 4 items with 8 continuations; the limit is 7"),
+        (scoring("x", model="nobody"), "no model 'nobody'"),
+    ],
+)
+async def test_a_score_request_that_cannot_be_is_refused(serve, asked, reason):
+    async with serve(max_inputs=7) as running:
+        with pytest.raises(grpc.aio.AioRpcError, match=reason):
+            await running.generation.Score(asked)
+
+
+async def test_scores_that_no_reply_holds_are_refused_with_the_number_that_fits(serve):
+    async with serve(max_response_bytes=8192) as running:
+        with pytest.raises(grpc.aio.AioRpcError, match=r"the scores of 80 continuations do not fit the reply; 64 do"):
+            await running.generation.Score(scoring(*["x"] * 40))
+        await running.generation.Score(scoring(*["x"] * 32))

@@ -102,7 +102,7 @@ async def test_no_line_holds_anything_that_a_caller_wrote(running):
     await running.embedding.Embed(embed_pb.EmbedRequest(inputs=[common_pb2.TextInput(text=CANARY)]))
     await failed(running.generation.Generate(request(model=CANARY)))
     await failed(running.generation.Generate(request(adapter=CANARY)))
-    await failed(running.generation.Generate(request(response_prefix=CANARY)))
+    await failed(running.generation.Generate(request(options=common_pb2.RequestOptions(fairness_key=CANARY))))
     assert len(lines(running)) == 6
     assert CANARY not in running.log.getvalue()
 

@@ -14,7 +14,7 @@ async def test_a_generating_model_is_shown_with_everything_that_is_known(running
         version="sha256:aa",
         state=pb.MODEL_STATE_READY,
         architecture="llama",
-        tasks=[pb.MODEL_TASK_GENERATE],
+        tasks=[pb.MODEL_TASK_GENERATE, pb.MODEL_TASK_SCORE],
         parameter_count=1000,
         dtype="float32",
         quantization="none",

@@ -56,6 +56,7 @@ def leaves(descriptor, prefix=""):
 
 GENERATE = dict(leaves(generation_pb2.GenerateRequest.DESCRIPTOR))
 EMBED = dict(leaves(embedding_pb2.EmbedRequest.DESCRIPTOR))
+SCORE = dict(leaves(generation_pb2.ScoreRequest.DESCRIPTOR))
 STREAM = {
     path: field
     for path, field in leaves(generation_pb2.GenerateStreamRequest.DESCRIPTOR)
@@ -126,6 +127,12 @@ def read_embed(request):
     return asked, options.request_id, options.include_telemetry
 
 
+def read_score(request):
+    options = reading.options_of(request)
+    reading.check_request_id(options.request_id)
+    return reading.score_call(request, request.model, call()), options.request_id, options.include_telemetry
+
+
 def outcome(read, request):
     """What reading gives: values to compare, or the field that was refused."""
     try:
@@ -170,24 +177,68 @@ def test_every_field_of_embed_is_refused_by_name_or_has_an_effect(path):
         assert after != before
 
 
+@pytest.mark.parametrize("path", [path for path in SCORE if path != "items"])
+def test_every_field_of_score_is_refused_by_name_or_has_an_effect(path):
+    item = generation_pb2.ScoreItem(continuations=[common_pb2.TextInput(text="a")])
+    request = generation_pb2.ScoreRequest(items=[item])
+    before = outcome(read_score, request)
+    put(request, path, other_than_default(path, SCORE[path]))
+    after = outcome(read_score, request)
+    if refused := refused_path(path, refusals.OPTIONS):
+        assert after.field == refused
+    else:
+        assert not isinstance(after, StrettoError), after
+        assert after != before
+
+
+@pytest.mark.parametrize("part", ["context", "continuations"])
+@pytest.mark.parametrize("field", ["text", "token_ids", "text_pair"])
+def test_every_field_of_a_scored_text_has_an_effect_of_its_own(part, field):
+    """`text_pair` makes an error of the item, and of no other."""
+    item = generation_pb2.ScoreItem(continuations=[common_pb2.TextInput(text="a")])
+    request = generation_pb2.ScoreRequest(items=[item, item])
+    before = read_score(request)
+    first = request.items[0]
+    text = first.context if part == "context" else first.continuations[0]
+    put(text, field, common_pb2.TokenIds(ids=[1]) if field == "token_ids" else "b")
+    after = read_score(request)
+    assert after[0].items[0] != before[0].items[0]
+    assert after[0].items[1] == before[0].items[1]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        common_pb2.OVERFLOW_POLICY_TRUNCATE_END,
+        common_pb2.OVERFLOW_POLICY_TRUNCATE_MIDDLE,
+        common_pb2.OVERFLOW_POLICY_CHUNK,
+        99,
+    ],
+)
+def test_a_scored_context_can_only_be_cut_at_its_start(policy):
+    item = generation_pb2.ScoreItem(continuations=[common_pb2.TextInput(text="a")])
+    with pytest.raises(InvalidRequest) as caught:
+        read_score(generation_pb2.ScoreRequest(items=[item], overflow_policy=policy))
+    assert caught.value.field == "overflow_policy"
+
+
 def refused_path(path, table):
-    """The row of the table that covers a path, or None; two rows are not in the table, being rules of their own."""
-    rows = [*table, "adapter", "config.sampling.best_of"]
+    """The row of the table that covers a path, or None; `adapter` is not in the table, being a rule of its own."""
+    rows = [*table, "adapter"]
     return next((row for row in rows if path == row or path.startswith(row + ".")), None)
 
 
 @pytest.mark.parametrize("path", STREAM)
-def test_every_stream_option_is_refused_by_name_or_has_an_effect(path):
+def test_every_stream_option_has_an_effect(path):
     request = generation_pb2.GenerateStreamRequest()
     before = outcome(reading.stream_wishes, request)
     put(request, path, other_than_default(path, STREAM[path]))
-    after = outcome(reading.stream_wishes, request)
-    assert after.field == path if path in refusals.STREAM else after != before
+    assert outcome(reading.stream_wishes, request) != before
 
 
-@pytest.mark.parametrize("path", [*refusals.GENERATE, *refusals.EMBED, *refusals.STREAM])
+@pytest.mark.parametrize("path", [*refusals.GENERATE, *refusals.EMBED])
 def test_every_row_of_the_tables_is_a_field_that_exists(path):
-    known = {*GENERATE, *EMBED, *STREAM}
+    known = {*GENERATE, *EMBED}
     assert any(each == path or each.startswith(path + ".") for each in known)
 
 
@@ -231,6 +282,9 @@ def test_values_that_change_nothing_are_accepted(table, read, make):
         ("config.sampling.typical_p", math.nan),
         ("config.sampling.candidate_count", 0),
         ("config.sampling.candidate_count", 9),
+        ("config.sampling.best_of", 0),
+        ("config.sampling.best_of", 9),
+        ("response_prefix", "x" * 65_537),
         ("config.stopping.stop_strings", ""),
         ("config.output.top_logprobs", 21),
         ("overflow_policy", 99),

@@ -106,7 +106,7 @@ async def test_without_a_terminal_every_fact_is_one_log_line(life):
         lines.announce(what)
     told = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["event"] for line in told] == ["listening", *["model ready"] * 2, "serving", "stopping", "stopped"]
-    assert (told[1]["model"], told[1]["tasks"], told[1]["cache_tokens"]) == ("writer", "generate", 160)
+    assert (told[1]["model"], told[1]["tasks"], told[1]["cache_tokens"]) == ("writer", "generate score", 160)
     assert (told[-1]["finished"], told[-1]["cut"]) == (1, 1)
 
 
@@ -117,7 +117,7 @@ async def test_the_screen_shows_models_addresses_and_what_to_try(life, capsys):
     told = capsys.readouterr().err
     assert "\x1b[3" not in told
     for line in (
-        "  writer   generate         float32      4.0 kB   ready in 0.2 s",
+        "  writer   generate score   float32      4.0 kB   ready in 0.2 s",
         "  gRPC      127.0.0.1:50051      (plain text, this machine only)",
         "  metrics   http://127.0.0.1:9464/metrics      health  /healthz /readyz",
         f"  Try       {program()} chat",

@@ -1,12 +1,14 @@
 """What several events of the engine come to as one answer: results in order, usage, times. No torch."""
 
 import time
+from collections.abc import Sequence
 
-from stretto.engine.errors import StrettoError
+from stretto.engine.continuations import Scoring
+from stretto.engine.errors import EngineFailure, InvalidRequest, StrettoError
 from stretto.engine.messages import Account, Vector
-from stretto.engine.requests import EmbedCall, Options
-from stretto.engine.results import EmbedAnswer, Embedding, Telemetry, Usage
-from stretto.engine.served import PreparedText
+from stretto.engine.requests import EmbedCall, Options, ScoreCall
+from stretto.engine.results import EmbedAnswer, Embedding, ScoreAnswer, ScoredItem, Telemetry, Usage
+from stretto.engine.served import PreparedText, Served
 
 
 def embed_answer(
@@ -29,6 +31,31 @@ def embed_answer(
     tokens = sum(result.report.token_count for result in results if isinstance(result, Embedding))
     usage = Usage(prompt_tokens=tokens)
     return EmbedAnswer(
+        results=tuple(results),
+        usage=usage,
+        telemetry=telemetry(call.options, _together(accounts), tokenized, None),
+    )
+
+
+def score_answer(
+    served: Served, call: ScoreCall, outcomes: Sequence[Scoring | BaseException], tokenized: float
+) -> ScoreAnswer:
+    """One result an item. What is nobody's own fault (the engine is lost, the time is over) ends the whole call."""
+    results = list[ScoredItem | StrettoError]()
+    for outcome in outcomes:
+        if isinstance(outcome, Scoring):
+            results.append(outcome.result(served, with_tokens=call.with_tokens))
+        elif isinstance(outcome, InvalidRequest | EngineFailure):
+            results.append(outcome)
+        else:
+            raise outcome
+    done = [outcome for outcome in outcomes if isinstance(outcome, Scoring)]
+    accounts = [each.account for each in done if each.account is not None]
+    usage = Usage(
+        prompt_tokens=sum(each.item.num_tokens for each in done),
+        cached_prompt_tokens=sum(account.cached_tokens for account in accounts),
+    )
+    return ScoreAnswer(
         results=tuple(results),
         usage=usage,
         telemetry=telemetry(call.options, _together(accounts), tokenized, None),

@@ -15,8 +15,9 @@ from typing import TypeVar
 
 from stretto.engine import errors
 from stretto.engine.admission import Admission, Place
-from stretto.engine.answers import embed_answer, telemetry
+from stretto.engine.answers import embed_answer, score_answer
 from stretto.engine.config import Limits, LoadSpec
+from stretto.engine.continuations import PreparedItem, Scoring, prepared, score_message
 from stretto.engine.errors import (
     EngineLost,
     ModelNotFound,
@@ -25,20 +26,16 @@ from stretto.engine.errors import (
     TaskNotSupported,
     VersionMismatch,
 )
+from stretto.engine.generation import followed
 from stretto.engine.link import Link
-from stretto.engine.messages import Account, Failed, Gauges, LoadFailed, Ready, Step, Stop, Token, Vector
-from stretto.engine.process import EngineProcess, News, Passage
-from stretto.engine.requests import EmbedCall, GenerateCall, Prompt, Task, TextPrompt, TokenPrompt
-from stretto.engine.results import Delta, EmbedAnswer, Finished, GenerateEvent, ModelCard, Started, Usage
+from stretto.engine.messages import Failed, Gauges, LoadFailed, Ready, Scored, Step, Stop, Token, Vector
+from stretto.engine.process import EngineProcess, News, error_of
+from stretto.engine.requests import EmbedCall, GenerateCall, Prompt, ScoreCall, ScoreItem, Task, TextPrompt, TokenPrompt
+from stretto.engine.results import EmbedAnswer, GenerateEvent, ModelCard, ScoreAnswer, Started
 from stretto.engine.served import PreparedText, Served
 from stretto.engine.text.answer import Answer
 
 TOKENIZING_THREADS = 4
-REASONS: dict[str, type[StrettoError]] = {
-    kind.reason: kind
-    for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, StrettoError) and kind is not StrettoError
-}
 Result = TypeVar("Result")
 
 
@@ -131,10 +128,44 @@ class Engine:
             tokenized = time.monotonic() - begun
             place.correct(len(ids))
             message, spec = served.generate_message(call, way.id, ids)
-            way.send([message])
             answers = [Answer(spec, candidate) for candidate in range(message.candidates)]
+            ended = [index for index, answer in enumerate(answers) if answer.finish is not None]
+            way.send([message, *(Stop(id=way.id, candidate=index) for index in ended)])
             seed = message.draw.seed if message.draw.temperature > 0 else None
-            yield self._answer(call, way, answers, Started(report=report, seed=seed), place, tokenized)
+            yield followed(call, way, place, answers, Started(report=report, seed=seed), tokenized)
+
+    async def score(self, call: ScoreCall) -> ScoreAnswer:
+        """How likely each item's continuations are; each item fails on its own."""
+        served = self._able(call.model, Task.SCORE, "")
+        with self.admission.reserve(_estimate(_texts_of(call), served.card.context)) as place:
+            begun = time.monotonic()
+            items = await self._apart(lambda: prepared(served, call))
+            tokenized = time.monotonic() - begun
+            place.correct(sum(item.num_tokens for item in items if isinstance(item, PreparedItem)))
+            scoring = (self._scored(served, call, item, place) for item in items)
+            outcomes = await asyncio.gather(*scoring, return_exceptions=True)
+            return score_answer(served, call, outcomes, tokenized)
+
+    async def _scored(
+        self, served: Served, call: ScoreCall, item: PreparedItem | StrettoError, place: Place
+    ) -> Scoring:
+        """One item's figures; raises what is wrong with it."""
+        if isinstance(item, StrettoError):
+            raise item
+        scoring = Scoring(item)
+        with self._process.passage() as way:
+            way.send([score_message(served, call, item, way.id)])
+            while scoring.account is None:
+                event = await way.next()
+                place.leave()
+                match event:
+                    case Failed():
+                        raise error_of(event)
+                    case Scored():
+                        scoring.take(event)
+                    case Token():
+                        scoring.account = event.account
+        return scoring
 
     async def embed(self, call: EmbedCall) -> EmbedAnswer:
         """Embed every input; each fails on its own."""
@@ -155,50 +186,10 @@ class Engine:
                     case Vector():
                         outcomes[event.index] = event
                     case Failed(index=-1):
-                        raise _error(event)
+                        raise error_of(event)
                     case Failed():
-                        outcomes[event.index] = _error(event)
+                        outcomes[event.index] = error_of(event)
             return embed_answer(call, texts, outcomes, tokenized)
-
-    async def _answer(
-        self,
-        call: GenerateCall,
-        way: Passage,
-        answers: list[Answer],
-        started: Started,
-        place: Place,
-        tokenized: float,
-    ) -> AsyncIterator[GenerateEvent]:
-        """The events of one call. What piles up while the caller is busy comes as one list of deltas."""
-        yield started
-        first: float | None = None
-        account: Account | None = None
-        while account is None:
-            tokens: dict[int, list[Token]] = {}
-            for event in await way.pile():
-                if isinstance(event, Failed):
-                    raise _error(event)
-                assert isinstance(event, Token)
-                tokens.setdefault(event.candidate, []).append(event)
-                if (account := event.account) is not None:
-                    break  # what came after the end is the engine's, not this request's
-            place.leave()
-            if first is None and any(token.token >= 0 for group in tokens.values() for token in group):
-                first = time.monotonic()
-            deltas = list[Delta]()
-            for candidate, answer in enumerate(answers):
-                if candidate in tokens and answer.finish is None:
-                    deltas.append(answer.push(tokens[candidate]))
-                    if answer.finish is not None and account is None:
-                        way.send([Stop(id=way.id, candidate=candidate)])
-            if deltas:
-                yield deltas
-        usage = Usage(
-            prompt_tokens=started.report.token_count,
-            cached_prompt_tokens=account.cached_tokens,
-            completion_tokens=sum(answer.num_tokens for answer in answers),
-        )
-        yield Finished(usage=usage, telemetry=telemetry(call.options, account, tokenized, first))
 
     async def _apart(self, work: Callable[[], Result]) -> Result:
         """Tokenise in a thread. The threads are few and their own, so that slow texts hold up nothing but texts."""
@@ -289,13 +280,15 @@ class Engine:
         return served
 
 
-def _error(event: Failed) -> StrettoError:
-    return REASONS[event.reason](event.message, retry_after=1.0 if event.reason == EngineLost.reason else None)
-
-
 def _estimate(prompts: Sequence[Prompt | StrettoError], most: int) -> int:
     """How many tokens inputs may bring to the queue: each at most one a byte, and none more than `most`."""
     return sum(min(_most_tokens(prompt), most) for prompt in prompts)
+
+
+def _texts_of(call: ScoreCall) -> list[Prompt | StrettoError]:
+    """Everything of a Score call that becomes tokens."""
+    items = [item for item in call.items if isinstance(item, ScoreItem)]
+    return [text for item in items for text in (item.context, *item.continuations) if text is not None]
 
 
 def _most_tokens(prompt: Prompt | StrettoError) -> int:

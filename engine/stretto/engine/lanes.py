@@ -38,7 +38,7 @@ class Lane(Protocol):
         ...
 
     def takes(self, command: Command) -> bool: ...
-    def add(self, command: Command, now: float) -> None: ...
+    def add(self, command: Command, now: float) -> list[Event]: ...
     def cancel(self, request_id: int) -> None: ...
     def stop(self, command: Stop, now: float) -> list[Event]: ...
     def expire(self, now: float) -> list[Event]: ...
@@ -69,9 +69,9 @@ class CausalLane:
     def takes(self, command: Command) -> bool:
         return isinstance(command, Generate)
 
-    def add(self, command: Command, now: float) -> None:
+    def add(self, command: Command, now: float) -> list[Event]:
         assert isinstance(command, Generate)
-        self.scheduler.add(command, now)
+        return list(self.scheduler.add(command, now))
 
     def cancel(self, request_id: int) -> None:
         self.scheduler.cancel(request_id)
@@ -166,9 +166,10 @@ class EncodeLane:
     def takes(self, command: Command) -> bool:
         return isinstance(command, Encode)
 
-    def add(self, command: Command, now: float) -> None:
+    def add(self, command: Command, now: float) -> list[Event]:
         assert isinstance(command, Encode)
         self.packer.add(command, now)
+        return []
 
     def cancel(self, request_id: int) -> None:
         self.packer.cancel(request_id)

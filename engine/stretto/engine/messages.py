@@ -59,10 +59,11 @@ class Generate(Message, frozen=True, kw_only=True):
     """Continue a prompt `candidates` times.
 
     `suffixes` has for each candidate what stands behind the prompt already: what it had said, or what is to be scored.
-    `score` asks for the logprobs of the prompt's tokens (of the first candidate), or of every suffix's. `progress` asks
-    for how far the prompt is read. `stop_ids` end a candidate and are reported as its last token. `top` is how many
-    alternatives to report with each token, `also` the ids whose logprobs to report as well; the chosen token's logprob
-    always comes. `scope` separates the prefix cache (tenant and salt). `stop_at` ends the request with what there is.
+    `score_prompt` asks for the logprobs of the prompt's tokens, with the first candidate, `score_suffixes` for those
+    of every suffix. `progress` asks for how far the prompt is read. `stop_ids` end a candidate and are reported as its
+    last token. `top` is how many alternatives to report with each token, `also` the ids whose logprobs to report as
+    well; the chosen token's logprob always comes. `scope` separates the prefix cache (tenant and salt). `stop_at` ends
+    the request with what there is.
     """
 
     id: int
@@ -73,7 +74,8 @@ class Generate(Message, frozen=True, kw_only=True):
     min_tokens: int = 0
     candidates: int = 1
     suffixes: list[list[int]] = []
-    score: Literal["nothing", "prompt", "suffixes"] = "nothing"
+    score_prompt: bool = False
+    score_suffixes: bool = False
     progress: bool = False
     stop_ids: list[int] = []
     top: int = 0

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from stretto.engine import errors
 from stretto.engine.config import Limits
-from stretto.engine.errors import EngineLost
+from stretto.engine.errors import EngineLost, StrettoError
 from stretto.engine.link import Link
 from stretto.engine.messages import (
     Cancel,
@@ -36,6 +37,11 @@ STEADY_SECONDS = 60.0
 DEATHS_AT_START = 3  # then it is no accident
 LOG = logging.getLogger("stretto.engine")
 
+REASONS: dict[str, type[StrettoError]] = {
+    kind.reason: kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, StrettoError) and kind is not StrettoError
+}
 Answer = Token | Scored | Reading | Vector | Failed
 News = Step | Gauges | Ready | LoadFailed
 
@@ -193,3 +199,8 @@ def _ending(code: int | None) -> str:
         return f"ended with exit code {code}"
     name = signal.Signals(-code).name
     return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+
+def error_of(event: Failed) -> StrettoError:
+    """The exception that the engine process meant."""
+    return REASONS[event.reason](event.message, retry_after=1.0 if event.reason == EngineLost.reason else None)

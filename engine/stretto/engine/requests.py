@@ -119,7 +119,10 @@ def _within(path: str, value: float | None, low: float, high: float, *, open_low
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How to choose the next token. Temperature 0 is greedy; None is the checkpoint's default."""
+    """How to choose the next token. Temperature 0 is greedy; None is the checkpoint's default.
+
+    `candidates` answers are returned, of `best_of` that are drawn: those with the best mean logprob.
+    """
 
     temperature: float | None = None
     top_k: int | None = None
@@ -137,12 +140,19 @@ class Sampling:
     banned_strings: tuple[str, ...] = ()
     seed: int | None = None
     candidates: int = 1
+    best_of: int | None = None
+
+    @property
+    def drawn(self) -> int:
+        """How many candidates are drawn."""
+        return self.candidates if self.best_of is None else self.best_of
 
     def __post_init__(self) -> None:
         _within("config.sampling.temperature", self.temperature, 0, 100)
         _within("config.sampling.top_p", self.top_p, 0, 1, open_low=True)
         _within("config.sampling.min_p", self.min_p, 0, 1)
         _within("config.sampling.candidate_count", self.candidates, 1, MAX_CANDIDATES)
+        _within("config.sampling.best_of", self.best_of, self.candidates, MAX_CANDIDATES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,11 +215,19 @@ class Options:
     cache_salt: str = ""
     tenant: str = ""
 
+    @property
+    def scope(self) -> bytes:
+        """What separates the prefix cache: whose request it is, and the salt that he chose."""
+        return f"{len(self.tenant)}:{self.tenant}{self.cache_salt}".encode()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateCall:
-    """`response_prefix` is the forced start of the answer. `resume_after` holds, for each candidate, the ids that a
-    stream had given before it broke: the answer goes on after them. `progress` asks for how far the prompt is read.
+    """`response_prefix` is the forced start of the answer; it stands behind the prompt and is not said again.
+
+    `resume_after` holds, for each candidate, the ids that a stream had given before it broke, without an echoed prompt:
+    the answer goes on after them. `progress` asks for how far the prompt is read. `max_logprobs` is how many entries
+    fit the reply (None: any number); `max_prompt_logprobs` those of the prompt alone, in a message of their own.
     """
 
     model: str
@@ -224,6 +242,8 @@ class GenerateCall:
     response_prefix: str = ""
     resume_after: tuple[tuple[int, ...], ...] = ()
     progress: bool = False
+    max_logprobs: int | None = None
+    max_prompt_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,13 +256,21 @@ class ScoreItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreCall:
-    """How likely given continuations are. An item that could not be read stands here as its error."""
+    """How likely given continuations are. An item that could not be read stands here as its error.
+
+    `max_logprobs` is how many tokens' logprobs fit the reply (None: any number).
+    """
 
     model: str
     items: tuple[ScoreItem | InvalidRequest, ...]
     options: Options
     overflow: Overflow | None = None
     with_tokens: bool = False
+    max_logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.items:
+            raise EmptyInput("items is empty; a Score request needs at least one.", field="items")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,6 +78,7 @@ class Delta:
     """What one candidate gained. `text` is whole characters; `finish` comes with the last delta of the candidate.
 
     The first `num_echoed` of the ids are the prompt's, which was to be echoed. `first_token_index` counts them too.
+    `cumulative_logprob` None: an answer that was resumed after its end.
     """
 
     candidate: int
@@ -89,7 +90,7 @@ class Delta:
     finish: FinishReason | None = None
     stop_string: str | None = None
     stop_token_id: int | None = None
-    cumulative_logprob: float = 0.0
+    cumulative_logprob: float | None = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

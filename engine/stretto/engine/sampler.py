@@ -73,7 +73,7 @@ def _sample(logits_NV: Tensor, asks: Sequence[Ask], width: int) -> list[Drawn | 
     if ordering:
         rows = torch.tensor(ordering, device=device)
         wishes = [asks[row] for row in ordering]
-        ids_RC, exact_R = _ordered(logits_NV[rows], max(width, num_top))
+        ids_RC, exact_R = ordered(logits_NV[rows], max(width, num_top))
         drawn, known = _drawn(masked[rows], ids_RC, exact_R, wishes)
         tops = torch.tensor([ask.top for ask in wishes], device=device)
         token = token.index_copy(0, rows, drawn)
@@ -85,7 +85,7 @@ def _sample(logits_NV: Tensor, asks: Sequence[Ask], width: int) -> list[Drawn | 
     columns = (
         token[:, None],
         logprobs.gather(1, chosen),
-        _rank(logits_NV, chosen)[:, None],
+        rank_of(logits_NV, chosen)[:, None],
         healthy[:, None],
         settled[:, None],
         top_ids,
@@ -116,7 +116,7 @@ def _without_banned(logits_NV: Tensor, asks: Sequence[Ask]) -> Tensor:
     return logits_NV.index_put((rows, ids), logits_NV.new_full((), -torch.inf))
 
 
-def _ordered(logits_RV: Tensor, width: int) -> tuple[Tensor, Tensor]:
+def ordered(logits_RV: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """The likeliest ids of each row in the total order, and how many of them are surely the row's first.
 
     Which of several equal values topk takes at its end is not said, so those equal to the last one do not count.
@@ -170,7 +170,7 @@ def _drawn(masked_RV: Tensor, ids_RC: Tensor, exact_R: Tensor, asks: Sequence[As
     return torch.where(greedy, first, ids_RC.gather(1, place))[:, 0], settled[:, 0]
 
 
-def _rank(logits_NV: Tensor, chosen: Tensor) -> Tensor:
+def rank_of(logits_NV: Tensor, chosen: Tensor) -> Tensor:
     """1 for the first in the total order."""
     value = logits_NV.gather(1, chosen)
     ids = torch.arange(logits_NV.shape[1], device=logits_NV.device)

@@ -8,7 +8,7 @@ import msgspec
 from stretto.engine.account import Tally
 from stretto.engine.cache.block_pool import BlockPool, block_key, scope_key
 from stretto.engine.errors import DeadlineExpired, QueueTimeout
-from stretto.engine.messages import Failed, Finish, Generate, Token
+from stretto.engine.messages import Failed, Finish, Generate, Reading, Scored, Token
 from stretto.engine.sequence import Batch, Drawn, Sequence, Slice
 
 
@@ -68,15 +68,19 @@ class Scheduler:
         """How many seconds the longest waiting request has been here; 0 when none waits."""
         return max((now - self._requests[s.request.id].tally.arrived for s in self._waiting), default=0.0)
 
-    def add(self, request: Generate, now: float) -> None:
+    def add(self, request: Generate, now: float) -> list[Reading]:
         """Take a request in. It must fit the pool when alone: the caller has checked that."""
         tally = Tally(arrived=now, queue_position=len(self._waiting))
-        candidates = [Sequence(request, i, list(request.prompt)) for i in range(request.candidates)]
+        candidates = [Sequence.begun(request, i) for i in range(request.candidates)]
         entry = self._requests[request.id] = _Request(request, tally, candidates)
         if request.share_prefix:
             candidates, entry.followers = candidates[:1], candidates[1:]
         for sequence in candidates:
             self._queue(sequence)
+        if not request.progress:
+            return []
+        place = self._waiting.index(candidates[0])
+        return [Reading(id=request.id, processed=0, total=len(request.prompt), queue_position=place)]
 
     def cancel(self, request_id: int) -> None:
         """Forget a request: its blocks are free at once. Unknown ids are fine: it may have ended meanwhile."""
@@ -140,8 +144,8 @@ class Scheduler:
             prefill_budget -= batch[-1].count
         return [piece for piece in batch if piece.sequence.blocks]  # an eviction may have followed the slice
 
-    def commit(self, batch: Batch, drawn: list[Drawn | None], now: float) -> list[Token]:
-        """Record that the batch was computed, with a healthy draw for each slice that samples."""
+    def commit(self, batch: Batch, drawn: list[Drawn | None], now: float) -> list[Token | Scored | Reading]:
+        """Record that the batch was computed, with a healthy draw for each slice that samples or scores."""
         total = sum(piece.count for piece in batch)
         own: dict[int, int] = {}
         for piece in batch:
@@ -151,20 +155,22 @@ class Scheduler:
             tally.step(batch=len(batch), others_tokens=total - tokens)
             blocks = sum(len(sequence.blocks) for sequence in self._requests[request_id].live)
             tally.peak_blocks = max(tally.peak_blocks, blocks)
-        events: list[Token] = []
+        events: list[Token | Scored | Reading] = []
         for piece, draw in zip(batch, drawn, strict=True):
+            events += _told(piece, draw)
             events += self._take_in(piece, draw, now)
         return events
 
     def _take_in(self, piece: Slice, draw: Drawn | None, now: float) -> list[Token]:
         sequence, request = piece.sequence, piece.sequence.request
         self._publish(sequence, piece.stop)
+        sequence.to_score = range(piece.scores.stop, sequence.to_score.stop)
         if piece.stop < len(sequence.tokens):
             return []
         entry = self._requests[request.id]
         entry.tally.result(now)
         self._let_follow(entry)
-        if draw is None:  # max_tokens is 0: the prompt was to be read, and it is
+        if draw is None or draw.token < 0:  # max_tokens is 0: what is given was to be read, and it is
             return [self._end(sequence, "length", now)]
         sequence.tokens.append(draw.token)
         finish: Finish | None = None
@@ -255,10 +261,14 @@ class Scheduler:
         sequence.blocks += [self.pool.take() for _ in range(self._missing(sequence, room))]
 
     def _match(self, sequence: Sequence) -> None:
-        """Share the longest published prefix of the tokens, short of the last one, which must be computed."""
+        """Share the longest published prefix of the tokens, short of the first row that has something to say.
+
+        That is the last token's, of which the next one is drawn, or the one before the first that is to be scored.
+        """
         if not sequence.request.share_prefix:
             return
-        for index in range((len(sequence.tokens) - 1) // self.pool.block_size):
+        silent = (sequence.to_score.start if sequence.to_score else len(sequence.tokens)) - 1
+        for index in range(silent // self.pool.block_size):
             block = self.pool.share(self._key(sequence, index))
             if block is None:
                 break
@@ -292,3 +302,26 @@ class Scheduler:
     def _forget(self, sequence: Sequence) -> None:
         self.pool.release(sequence.blocks)
         sequence.blocks, sequence.computed = [], 0
+
+
+def _told(piece: Slice, draw: Drawn | None) -> list[Scored | Reading]:
+    """What a slice says beside its draw: the logprobs of given tokens, and how far the prompt is read."""
+    sequence, request = piece.sequence, piece.sequence.request
+    events = list[Scored | Reading]()
+    if draw is not None and draw.given is not None:
+        given = draw.given
+        events.append(
+            Scored(
+                id=request.id,
+                candidate=sequence.candidate,
+                start=piece.scores.start,
+                logprobs=given.logprobs,
+                ranks=given.ranks,
+                tops=given.tops,
+                alsos=given.alsos,
+            )
+        )
+    if request.progress and sequence.candidate == 0 and piece.start < len(request.prompt):
+        total = len(request.prompt)
+        events.append(Reading(id=request.id, processed=min(piece.stop, total), total=total))
+    return events

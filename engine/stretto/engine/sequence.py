@@ -10,7 +10,8 @@ class Sequence:
     """The tokens of one candidate, and how many of them the cache already holds.
 
     Prefill and decode are the same thing seen at different lengths: each step computes some of the `pending` tokens,
-    and a sequence with one pending token is decoding. `order` is its place among all arrivals.
+    and a sequence with one pending token is decoding. `order` is its place among all arrivals. `to_score` are the
+    positions of given tokens whose logprobs are still to be told.
     """
 
     request: Generate
@@ -18,8 +19,18 @@ class Sequence:
     tokens: list[int]
     order: int = 0
     computed: int = 0
+    to_score: range = range(0)
     blocks: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)  # the digests of its full blocks, as far as they were needed
+
+    @classmethod
+    def begun(cls, request: Generate, candidate: int) -> "Sequence":
+        """A candidate as it is asked for: the prompt, and what stands behind it already."""
+        suffix = request.suffixes[candidate] if request.suffixes else []
+        tokens = [*request.prompt, *suffix]
+        first = 1 if request.score_prompt and candidate == 0 else len(request.prompt)
+        last = len(tokens) if request.score_suffixes else len(request.prompt)
+        return cls(request, candidate, tokens, to_score=range(first, last))
 
     @property
     def pending(self) -> int:
@@ -50,6 +61,12 @@ class Slice:
         return self.stop == len(self.sequence.tokens) and self.sequence.request.max_tokens > 0
 
     @property
+    def scores(self) -> range:
+        """The positions whose logprobs this slice can tell: each is said by the row of the token before it."""
+        wanted = self.sequence.to_score
+        return range(max(wanted.start, self.start + 1), max(wanted.start, min(wanted.stop, self.stop + 1)))
+
+    @property
     def count(self) -> int:
         return self.stop - self.start
 
@@ -58,8 +75,20 @@ Batch = list[Slice]
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """Logprobs of tokens that were given, one entry each; figures as in `Drawn`."""
+
+    logprobs: list[float]
+    ranks: list[int]
+    tops: list[list[tuple[int, float]]]
+    alsos: list[list[float]]
+
+
+@dataclass(frozen=True, slots=True)
 class Drawn:
     """The next token of one sequence, or that its logits were no numbers (`healthy` False).
+
+    A slice that draws nothing and was asked for logprobs has the token -1; `given` are those of its own tokens.
 
     `logprob` is the log-softmax of the model's own logits, `rank` 1 the likeliest; `top` are the likeliest ids and
     their logprobs, best first, and `also` the logprobs of the ids that were asked for (-inf: no such id).
@@ -70,4 +99,5 @@ class Drawn:
     rank: int = 0
     top: list[tuple[int, float]] = field(default_factory=list)
     also: list[float] = field(default_factory=list)
+    given: Given | None = None
     healthy: bool = True

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from stretto.engine.checkpoint.digest import version_of
 from stretto.engine.checkpoint.headers import Checkpoint, open_checkpoint
 from stretto.engine.config import LoadSpec
-from stretto.engine.errors import CheckpointError, EmptyInput, InputTooLong, InvalidRequest, StrettoError
+from stretto.engine.errors import CheckpointError, EmptyInput, InputTooLong, InvalidRequest, ReplyTooLarge, StrettoError
 from stretto.engine.messages import Draw, Encode, Generate, Load
 from stretto.engine.requests import (
     Chat,
@@ -82,33 +82,35 @@ class Served:
     def prompt(self, call: GenerateCall) -> tuple[list[int], InputReport]:
         """The prompt's token ids, cut as the call allows, and what was cut; raises InputTooLong and the like."""
         body, head, tail, field = self._prompt_parts(call)
+        tail = (*tail, *self._response_prefix(call))
         if not (body or head or tail):
             raise EmptyInput("the prompt is empty: a model needs at least one token to go on from.", field=field)
-        room = self._context - (0 if call.stopping.max_tokens == 0 else 1)
+        room = self.context - (0 if call.stopping.max_tokens == 0 else 1)
         limit = min(call.max_prompt_tokens or room, room)
         try:
             ids, cut = fit(body, limit, call.overflow or GENERATE_OVERFLOW, head=head, tail=tail)
         except InputTooLong as error:
-            small = limit == room and self._context < self.checkpoint.context
-            hint = f" The server's cache holds {self._context} tokens; --cache-memory can raise that." if small else ""
+            small = limit == room and self.context < self.checkpoint.context
+            hint = f" The server's cache holds {self.context} tokens; --cache-memory can raise that." if small else ""
             raise InputTooLong(error.message + hint, field=field, metadata=error.metadata) from None
-        self._check_encoded(ids, field)
-        return ids, self._report(ids, cut)
+        self.check_encoded(ids, field)
+        return ids, self.report(ids, cut)
 
     def generate_message(self, call: GenerateCall, message_id: int, ids: list[int]) -> tuple[Generate, AnswerSpec]:
         """What to ask the engine, and how to read its answer."""
         stopping, options = call.stopping, call.options
         draw = self._draw(call.sampling)
-        if draw.temperature == 0 and call.sampling.candidates > 1:
-            raise InvalidRequest(
-                f"config.sampling.candidate_count is {call.sampling.candidates} at temperature 0: all would be equal.",
-                field="config.sampling.candidate_count",
-            )
+        if draw.temperature == 0 and call.sampling.drawn > 1:
+            path = "config.sampling.candidate_count" if call.sampling.candidates > 1 else "config.sampling.best_of"
+            raise InvalidRequest(f"{path} is {call.sampling.drawn} at temperature 0: all would be equal.", field=path)
         check_ids(stopping.token_ids, self.checkpoint.vocab_size, "config.stopping.stop_token_ids")
         check_ids(call.output.logprob_token_ids, self.limit_ids, "config.output.logprob_token_ids")
-        room = self._context - len(ids)
+        room = self.context - len(ids)
         max_tokens = room if stopping.max_tokens is None else min(stopping.max_tokens, room)
+        self._check_resumed(call)
+        _check_reply(call, len(ids), max_tokens)
         eos = () if stopping.ignore_eos else self.tokenizer.eos_ids
+        stop_ids = sorted({*eos, *stopping.token_ids})
         message = Generate(
             id=message_id,
             model=self.spec.name,
@@ -116,21 +118,27 @@ class Served:
             draw=draw,
             max_tokens=max_tokens,
             min_tokens=min(stopping.min_tokens, max_tokens),
-            candidates=call.sampling.candidates,
-            stop_ids=sorted({*eos, *stopping.token_ids}),
+            candidates=call.sampling.drawn,
+            suffixes=[list(ids_) for ids_ in call.resume_after],
+            score_prompt=call.output.prompt_logprobs,
+            score_suffixes=bool(call.resume_after),
+            progress=call.progress,
+            stop_ids=stop_ids,
             top=call.output.top_logprobs or 0,
             also=list(call.output.logprob_token_ids),
             priority=options.priority,
             deadline=options.deadline,
             start_by=options.start_by,
             stop_at=None if stopping.time_limit is None else options.received + stopping.time_limit,
-            scope=f"{len(options.tenant)}:{options.tenant}{options.cache_salt}".encode(),
+            scope=options.scope,
             share_prefix=options.use_prefix_cache,
         )
         return message, AnswerSpec(
             call=call,
             tokenizer=self.tokenizer,
             prompt=ids,
+            stop_ids=frozenset(stop_ids),
+            max_tokens=max_tokens,
             context_bound=stopping.max_tokens is None or stopping.max_tokens > room,
         )
 
@@ -168,7 +176,7 @@ class Served:
     # Inside
 
     @property
-    def _context(self) -> int:
+    def context(self) -> int:
         """How many tokens one sequence may have: the model's context, or the whole cache where that is smaller."""
         return min(self.checkpoint.context, self.card.cache_tokens or self.checkpoint.context)
 
@@ -186,6 +194,33 @@ class Served:
                 return list(prompt.ids), (), (), "token_ids"
             case Chat() as chat:
                 return self.templates.encode(chat, self.tokenizer), (), (), "chat"
+
+    def _response_prefix(self, call: GenerateCall) -> list[int]:
+        """The forced start of the answer. Like all that is typed in a chat, it holds no control token there."""
+        if not call.response_prefix:
+            return []
+        parse = isinstance(call.prompt, TextPrompt) and call.prompt.parse_special_tokens
+        (ids,) = self.tokenizer.encode_inner([call.response_prefix], parse_special_tokens=parse)
+        self.check_encoded(ids, "response_prefix")
+        return ids
+
+    def _check_resumed(self, call: GenerateCall) -> None:
+        """Each candidate has its ids, and they are drawn with the seed of the first attempt."""
+        if not call.resume_after:
+            return
+        num, candidates = len(call.resume_after), call.sampling.drawn
+        if num != candidates:
+            raise InvalidRequest(
+                f"resume_after holds the ids of {num} candidates; there are {candidates}.",
+                field="resume_after",
+            )
+        if call.sampling.seed is None and self._draw(call.sampling).temperature > 0:
+            raise InvalidRequest(
+                "config.sampling.seed is unset: a drawn answer is resumed with the seed of its first attempt.",
+                field="config.sampling.seed",
+            )
+        for index, ids in enumerate(call.resume_after):
+            check_ids(ids, self.limit_ids, f"resume_after[{index}]")
 
     def _draw(self, sampling: Sampling) -> Draw:
         """Every wish decided: the call's, else the checkpoint's, else none. Without a seed one is made up."""
@@ -245,26 +280,26 @@ class Served:
                 ids, cut = fit(body, limit, policy, head=self.tokenizer.head, tail=self.tokenizer.tail)
             if not ids:
                 raise EmptyInput(f"inputs[{index}] has no tokens.", field=f"inputs[{index}]")
-            self._check_encoded(ids, f"inputs[{index}]")
-            return PreparedText(ids, self._report(ids, cut))
+            self.check_encoded(ids, f"inputs[{index}]")
+            return PreparedText(ids, self.report(ids, cut))
         except StrettoError as error:
             if error.field is None:
                 error.field = f"inputs[{index}]"
             return error
 
-    def _check_encoded(self, ids: list[int], field: str) -> None:
+    def check_encoded(self, ids: list[int], field: str) -> None:
         """Some tokenizers have more tokens than their model: a text that uses one of those is refused, by name."""
         if self.tokenizer.size > self.checkpoint.vocab_size:
             check_ids(tuple(ids), self.checkpoint.vocab_size, field)
 
-    def _report(self, ids: list[int], cut: int) -> InputReport:
+    def report(self, ids: list[int], cut: int) -> InputReport:
         unknown = 0 if self.tokenizer.unknown_id is None else ids.count(self.tokenizer.unknown_id)
         return InputReport(token_count=len(ids), truncated_tokens=cut, unknown_token_count=unknown)
 
     def _card(self) -> ModelCard:
         checkpoint, sentence, tasks = self.checkpoint, self.checkpoint.sentence, self.checkpoint.tasks
         generates = Task.GENERATE in tasks
-        defaults = {Task.GENERATE: GENERATE_OVERFLOW, Task.EMBED: EMBED_OVERFLOW}
+        defaults = {Task.GENERATE: GENERATE_OVERFLOW, Task.SCORE: GENERATE_OVERFLOW, Task.EMBED: EMBED_OVERFLOW}
         return ModelCard(
             name=self.spec.name,
             source=self.spec.source,
@@ -305,3 +340,28 @@ def sampling_defaults(checkpoint: Checkpoint) -> Sampling:
 def _first(*values: float | None) -> float:
     """The first value that is said; zero is said, None is not."""
     return next(value for value in values if value is not None)
+
+
+def _check_reply(call: GenerateCall, num_prompt: int, max_tokens: int) -> None:
+    """Refuse logprobs that would not fit the reply, before any of them is computed."""
+    output = call.output
+    each = 1 + (output.top_logprobs or 0) + len(output.logprob_token_ids)
+    prompt = num_prompt * each if output.prompt_logprobs else 0
+    for most, entries in ((call.max_prompt_logprobs, prompt), (call.max_logprobs, prompt)):
+        if most is not None and entries > most:
+            raise ReplyTooLarge(
+                f"The logprobs of {num_prompt} prompt tokens, {each} at each, do not fit the reply: it has room for "
+                f"{most // each} positions. Ask for fewer alternatives, or cut the prompt.",
+                field="config.output.include_prompt_logprobs",
+                metadata={"positions": str(num_prompt), "max_positions": str(most // each)},
+            )
+    if call.max_logprobs is None or output.top_logprobs is None:
+        return
+    fit = (call.max_logprobs - prompt) // (each * call.sampling.drawn)
+    if max_tokens > fit:
+        raise ReplyTooLarge(
+            f"The logprobs of up to {max_tokens} tokens, {each} at each, of {call.sampling.drawn} candidates may "
+            f"not fit the reply: at most {fit} tokens do. Set max_tokens to that or less, or use GenerateStream.",
+            field="config.stopping.max_tokens",
+            metadata={"max_tokens": str(max_tokens), "fit": str(fit)},
+        )

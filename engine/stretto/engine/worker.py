@@ -50,7 +50,7 @@ class Worker:
                 lane = next(lane for lane in self._lanes[command.model] if lane.takes(command))
                 if lane.idle:
                     lane.spent = max(lane.spent, self._clock)
-                lane.add(command, time.monotonic())
+                return lane.add(command, time.monotonic())
             case Cancel():
                 for lane in self._all():
                     lane.cancel(command.id)

@@ -172,7 +172,12 @@ class Server:
         await self._engine.close()
 
     def _register(self) -> None:
-        generation = GenerationService(self._engine, self._metrics)
+        generation = GenerationService(
+            self._engine,
+            self._metrics,
+            max_inputs=self._settings.max_inputs,
+            max_response_bytes=self._settings.max_response_bytes,
+        )
         embedding = EmbeddingService(
             self._engine,
             max_inputs=self._settings.max_inputs,

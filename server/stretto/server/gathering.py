@@ -1,6 +1,7 @@
 """Tokens gathered into fewer, larger pieces: what piled up goes out as one delta a candidate."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from stretto.engine.results import Delta
 
@@ -29,6 +30,17 @@ def _one(parts: list[Delta]) -> Delta:
         stop_token_id=last.stop_token_id,
         cumulative_logprob=last.cumulative_logprob,
     )
+
+
+def best(whole: Iterable[Delta], count: int) -> list[Delta]:
+    """The `count` candidates with the best mean logprob, the best first and numbered anew; of equals the earlier."""
+
+    def mean(delta: Delta) -> float:
+        num_tokens = len(delta.token_ids) - delta.num_echoed
+        return (delta.cumulative_logprob or 0.0) / max(1, num_tokens)
+
+    ranked = sorted(whole, key=mean, reverse=True)
+    return [replace(delta, candidate=place) for place, delta in enumerate(ranked[:count])]
 
 
 class Gathering:

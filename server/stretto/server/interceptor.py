@@ -26,7 +26,9 @@ OURS = "/stretto."
 TASKS = {
     "/stretto.v1.GenerationService/Generate": "generate",
     "/stretto.v1.GenerationService/GenerateStream": "generate",
+    "/stretto.v1.GenerationService/Score": "score",
     "/stretto.v1.EmbeddingService/Embed": "embed",
+    "/stretto.v1.EmbeddingService/EmbedStream": "embed",
 }
 
 # A caller's deadline ends the call there first, and the cancel arrives here a moment before our own clock says so.

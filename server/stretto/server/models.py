@@ -16,7 +16,11 @@ STATES = {
     "failed": pb.MODEL_STATE_FAILED,
 }
 
-TASKS = {Task.GENERATE: pb.MODEL_TASK_GENERATE, Task.EMBED: pb.MODEL_TASK_EMBED}
+TASKS = {
+    Task.GENERATE: pb.MODEL_TASK_GENERATE,
+    Task.SCORE: pb.MODEL_TASK_SCORE,
+    Task.EMBED: pb.MODEL_TASK_EMBED,
+}
 
 
 class ModelService(rpc.ModelServiceServicer):

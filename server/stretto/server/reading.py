@@ -19,6 +19,8 @@ from stretto.engine.requests import (
     Pooling,
     Prompt,
     Sampling,
+    ScoreCall,
+    ScoreItem,
     Stopping,
     TextPrompt,
     TokenPrompt,
@@ -30,6 +32,7 @@ from stretto.v1 import common_pb2, embedding_pb2, generation_pb2
 MIN_PRIORITY, MAX_PRIORITY = -100, 100
 MAX_REQUEST_ID_CHARACTERS = 128
 MAX_MESSAGES = 10_000
+MAX_RESPONSE_PREFIX_BYTES = 65_536
 
 OVERFLOW = {
     common_pb2.OVERFLOW_POLICY_UNSPECIFIED: None,
@@ -57,6 +60,7 @@ class Wishes:
     text: bool = True
     token_ids: bool = False
     telemetry: bool = False
+    progress: bool = False
     min_tokens_per_message: int = 0
 
 
@@ -64,7 +68,7 @@ def options_of(request: Protobuf) -> common_pb2.RequestOptions | None:
     """The options of any request, or None where its kind has none."""
     if isinstance(request, generation_pb2.GenerateStreamRequest):
         return request.request.options
-    if isinstance(request, generation_pb2.GenerateRequest | embedding_pb2.EmbedRequest):
+    if isinstance(request, generation_pb2.GenerateRequest | generation_pb2.ScoreRequest | embedding_pb2.EmbedRequest):
         return request.options
     return None
 
@@ -88,17 +92,20 @@ def generate_wishes(request: generation_pb2.GenerateRequest) -> Wishes:
 
 
 def stream_wishes(request: generation_pb2.GenerateStreamRequest) -> Wishes:
-    refusals.refuse(request, refusals.STREAM)
     output = request.request.config.output
     return Wishes(
         text=output.include_text if output.HasField("include_text") else True,
         token_ids=output.include_token_ids,
         telemetry=request.request.options.include_telemetry,
+        progress=request.stream_options.include_prefill_progress,
         min_tokens_per_message=request.stream_options.min_tokens_per_message,
     )
 
 
-def generate_call(request: generation_pb2.GenerateRequest, model: str, call: Call) -> GenerateCall:
+def generate_call(
+    request: generation_pb2.GenerateRequest, model: str, call: Call, *, progress: bool = False
+) -> GenerateCall:
+    """`progress` asks for how far the prompt is read, where there is a stream to say it in."""
     refusals.refuse_adapter(request.adapter)
     refusals.refuse(request, refusals.GENERATE)
     refusals.refuse_unknown(request, "overflow_policy", "overflow_policy")
@@ -112,6 +119,9 @@ def generate_call(request: generation_pb2.GenerateRequest, model: str, call: Cal
         overflow=OVERFLOW[request.overflow_policy],
         max_prompt_tokens=request.max_prompt_tokens or None,
         expected_version=request.expected_model_version,
+        response_prefix=_prefix(request.response_prefix),
+        resume_after=tuple(tuple(each.ids) for each in request.resume_after),
+        progress=progress,
     )
 
 
@@ -132,6 +142,54 @@ def embed_call(request: embedding_pb2.EmbedRequest, model: str, call: Call) -> E
         prompt_text=config.prompt_text if config.HasField("prompt_text") else None,
         overflow=OVERFLOW[config.overflow_policy],
     )
+
+
+def score_call(request: generation_pb2.ScoreRequest, model: str, call: Call) -> ScoreCall:
+    refusals.refuse_adapter(request.adapter)
+    refusals.refuse(request, refusals.OPTIONS)
+    refusals.refuse_unknown(request, "overflow_policy", "overflow_policy")
+    policy = OVERFLOW[request.overflow_policy]
+    if policy not in (None, Overflow.ERROR, Overflow.TRUNCATE_START):
+        name = common_pb2.OverflowPolicy.Name(request.overflow_policy)
+        raise InvalidRequest(
+            f"overflow_policy is {name}; a context can only be cut at its start, OVERFLOW_POLICY_TRUNCATE_START.",
+            field="overflow_policy",
+        )
+    return ScoreCall(
+        model=model,
+        items=tuple(_score_item(each, f"items[{place}]") for place, each in enumerate(request.items)),
+        options=_options(request.options, call),
+        overflow=policy,
+        with_tokens=request.include_token_logprobs,
+    )
+
+
+def _score_item(item: generation_pb2.ScoreItem, path: str) -> ScoreItem | InvalidRequest:
+    """One item, or why it is none: the error stands in its place, and the others are scored."""
+    context: TextPrompt | TokenPrompt | InvalidRequest | None = None
+    if item.context.WhichOneof("input") or item.context.HasField("text_pair"):
+        context = _input(item.context, f"{path}.context")
+    if isinstance(context, InvalidRequest):
+        return context
+    texts = list[TextPrompt | TokenPrompt]()
+    for place, each in enumerate(item.continuations):
+        text = _input(each, f"{path}.continuations[{place}]")
+        if isinstance(text, InvalidRequest):
+            return text
+        texts.append(text)
+    if not texts:
+        return EmptyInput(f"{path}.continuations is empty; there is nothing to score.", field=f"{path}.continuations")
+    return ScoreItem(context=context, continuations=tuple(texts))
+
+
+def _prefix(text: str) -> str:
+    """The forced start of an answer, of a bounded size."""
+    size = len(text.encode())
+    if size > MAX_RESPONSE_PREFIX_BYTES:
+        raise InvalidRequest(
+            f"response_prefix has {size} bytes; the limit is {MAX_RESPONSE_PREFIX_BYTES}.", field="response_prefix"
+        )
+    return text
 
 
 def _prompt(request: generation_pb2.GenerateRequest) -> Prompt:
@@ -183,20 +241,14 @@ def _value(value: Value) -> object:
 
 
 def _sampling(config: generation_pb2.SamplingConfig) -> Sampling:
-    candidates = config.candidate_count if config.HasField("candidate_count") else 1
-    if config.HasField("best_of") and config.best_of != candidates:
-        path = "config.sampling.best_of"
-        raise InvalidRequest(
-            f"{path} is not supported yet; it may only equal candidate_count, {candidates}, or be left out.",
-            field=path,
-        )
     return Sampling(
         temperature=config.temperature if config.HasField("temperature") else None,
         top_k=config.top_k if config.HasField("top_k") else None,
         top_p=config.top_p if config.HasField("top_p") else None,
         min_p=config.min_p if config.HasField("min_p") else None,
         seed=config.seed if config.HasField("seed") else None,
-        candidates=candidates,
+        candidates=config.candidate_count if config.HasField("candidate_count") else 1,
+        best_of=config.best_of if config.HasField("best_of") else None,
     )
 
 
@@ -219,6 +271,7 @@ def _output(config: generation_pb2.OutputConfig) -> Output:
         skip_special_tokens=config.skip_special_tokens if config.HasField("skip_special_tokens") else True,
         top_logprobs=config.top_logprobs if asked else None,
         logprob_token_ids=tuple(config.logprob_token_ids),
+        prompt_logprobs=config.include_prompt_logprobs,
     )
 
 

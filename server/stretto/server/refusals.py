@@ -18,8 +18,6 @@ Neutral = tuple[object, ...]
 OPTIONS: Final[Mapping[str, Neutral]] = {"options.fairness_key": ("",)}
 
 GENERATE: Final[Mapping[str, Neutral]] = {
-    "response_prefix": ("",),
-    "resume_after": (),
     "config.beam_search": (),
     "config.constraint": (),
     "config.speculation.enabled": (False,),
@@ -34,11 +32,8 @@ GENERATE: Final[Mapping[str, Neutral]] = {
     "config.sampling.allowed_token_ids": (),
     "config.sampling.banned_token_ids": (),
     "config.sampling.banned_strings": (),
-    "config.output.include_prompt_logprobs": (False,),
     **OPTIONS,
 }
-
-STREAM: Final[Mapping[str, Neutral]] = {"stream_options.include_prefill_progress": (False,)}
 
 EMBED: Final[Mapping[str, Neutral]] = {
     "config.chunking": (),

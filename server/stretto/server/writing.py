@@ -1,10 +1,12 @@
 """From the engine to the wire: what one request got, as messages. Nothing here decides anything."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from stretto.engine.errors import StrettoError
 from stretto.engine.requests import FinishReason, Overflow, Pooling, Task
 from stretto.engine.results import (
     Delta,
@@ -12,11 +14,17 @@ from stretto.engine.results import (
     InputReport,
     ModelCard,
     PositionLogprobs,
+    Progress,
+    PromptScored,
+    ScoreAnswer,
+    ScoredContinuation,
+    ScoredItem,
     Started,
     Telemetry,
     TokenLogprob,
     Usage,
 )
+from stretto.server.errors import status_of
 from stretto.server.reading import OVERFLOW, POOLING, Wishes
 from stretto.v1 import common_pb2, generation_pb2
 
@@ -29,6 +37,8 @@ FINISH = {
     FinishReason.CONTEXT_LENGTH: generation_pb2.FINISH_REASON_CONTEXT_LENGTH,
     FinishReason.TIME_LIMIT: generation_pb2.FINISH_REASON_TIME_LIMIT,
 }
+
+MAX_EXPONENT = 709.0  # above it exp is no float64
 
 NUMERICS = {"exact": common_pb2.NUMERICS_EXACT, "close": common_pb2.NUMERICS_CLOSE}
 
@@ -47,6 +57,22 @@ def delta(gained: Iterable[Delta], wishes: Wishes) -> generation_pb2.GenerateStr
     )
 
 
+def progress(event: Progress) -> generation_pb2.GenerateStreamResponse:
+    return generation_pb2.GenerateStreamResponse(
+        progress=generation_pb2.PrefillProgress(
+            processed_tokens=event.processed_tokens,
+            total_tokens=event.total_tokens,
+            queue_position=event.queue_position,
+        )
+    )
+
+
+def prompt_scored(event: PromptScored) -> generation_pb2.GenerateStreamResponse:
+    return generation_pb2.GenerateStreamResponse(
+        prompt_scored=generation_pb2.PromptScored(logprobs=[_position(each) for each in event.logprobs])
+    )
+
+
 def finished(event: Finished, card: ModelCard, wishes: Wishes) -> generation_pb2.GenerateStreamResponse:
     return generation_pb2.GenerateStreamResponse(
         finished=generation_pb2.GenerationFinished(
@@ -61,6 +87,7 @@ def answer(
     *,
     request_id: str,
     begun: Started,
+    prompt: PromptScored | None,
     whole: Sequence[Delta],
     ended: Finished,
     card: ModelCard,
@@ -71,10 +98,44 @@ def answer(
         request_id=request_id,
         candidates=[_candidate(each, wishes) for each in whole],
         input=report(begun.report),
+        prompt_logprobs=[_position(each) for each in prompt.logprobs] if prompt else (),
         usage=usage(ended.usage),
         telemetry=telemetry(ended.telemetry) if wishes.telemetry else None,
         provenance=provenance(card),
         seed=begun.seed,
+    )
+
+
+def scores(
+    answered: ScoreAnswer, *, request_id: str, card: ModelCard, with_telemetry: bool
+) -> generation_pb2.ScoreResponse:
+    return generation_pb2.ScoreResponse(
+        request_id=request_id,
+        results=[_score_result(each) for each in answered.results],
+        usage=usage(answered.usage),
+        telemetry=telemetry(answered.telemetry) if with_telemetry else None,
+        provenance=provenance(card),
+    )
+
+
+def _score_result(result: ScoredItem | StrettoError) -> generation_pb2.ScoreResult:
+    if isinstance(result, StrettoError):
+        return generation_pb2.ScoreResult(error=status_of(result))
+    item = generation_pb2.ScoredItem(
+        continuations=[_continuation(each) for each in result.continuations], context=report(result.report)
+    )
+    return generation_pb2.ScoreResult(item=item)
+
+
+def _continuation(scored: ScoredContinuation) -> generation_pb2.ContinuationScore:
+    mean = scored.logprob / scored.token_count
+    return generation_pb2.ContinuationScore(
+        logprob=scored.logprob,
+        mean_logprob=mean,
+        perplexity=math.exp(-mean) if -mean < MAX_EXPONENT else math.inf,
+        token_count=scored.token_count,
+        is_greedy=scored.is_greedy,
+        tokens=[_position(each) for each in scored.tokens],
     )
 
 

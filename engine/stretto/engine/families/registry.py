@@ -59,7 +59,7 @@ FAMILIES = (
     ),
     Family(
         name="llama",
-        architectures={"LlamaForCausalLM": (Task.GENERATE, Task.EMBED), "LlamaModel": (Task.EMBED,)},
+        architectures={"LlamaForCausalLM": (Task.GENERATE, Task.SCORE, Task.EMBED), "LlamaModel": (Task.EMBED,)},
         module="stretto.engine.models.llama",
         default_pooling=Pooling.LAST_TOKEN,
         read=llama.read,

@@ -3,25 +3,35 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stretto.engine.messages import Token
+from stretto.engine.errors import InvalidRequest
+from stretto.engine.messages import Finish, Scored, Token
 from stretto.engine.requests import FinishReason, GenerateCall
-from stretto.engine.results import Delta, PositionLogprobs, TokenLogprob
+from stretto.engine.results import Delta, PositionLogprobs
+from stretto.engine.text.logprobs import LogprobWriter
 from stretto.engine.text.stops import StopStrings
 from stretto.engine.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerSpec:
-    """What the candidates of one request have in common. `context_bound`: max_tokens was cut to the context's room."""
+    """What the candidates of one request have in common.
+
+    `stop_ids` end an answer, `max_tokens` is the most it may have; `context_bound`: that was cut to the context's room.
+    """
 
     call: GenerateCall
     tokenizer: Tokenizer
     prompt: Sequence[int]
+    stop_ids: frozenset[int]
+    max_tokens: int
     context_bound: bool
 
 
 class Answer:
-    """One candidate's text as it grows. `finish` is set once; tokens that come after it are dropped and not counted."""
+    """One candidate's text as it grows. `finish` is set once; tokens that come after it are dropped and not counted.
+
+    An answer that is resumed starts behind the ids that its caller has: what those let out is not sent again.
+    """
 
     def __init__(self, spec: AnswerSpec, candidate: int) -> None:
         call, tokenizer = spec.call, spec.tokenizer
@@ -30,16 +40,41 @@ class Answer:
         self._spec = spec
         self._candidate = candidate
         self._num_sent = 0
-        self._logprob = 0.0
+        self._logprob: float | None = 0.0
         self._echoed = not call.output.echo
         self._detokenizer = tokenizer.detokenizer(skip_special_tokens=call.output.skip_special_tokens)
         self._stops = StopStrings(call.stopping.strings, call.stopping.include_stop)
         self._stop_token: int | None = None
+        self._logprobs = LogprobWriter(tokenizer, call.output.logprob_token_ids)
+        if call.resume_after:
+            self._replay(call.resume_after[candidate])
+
+    def _replay(self, ids: Sequence[int]) -> None:
+        """Go through what the caller has already, an end that lies in it included."""
+        if not self._echoed:
+            self._echoed, self._num_sent = True, len(self._spec.prompt)
+            self._detokenizer.push(self._spec.prompt)
+        for number, token_id in enumerate(ids, 1):
+            if self.finish is not None:
+                raise InvalidRequest(
+                    f"resume_after[{self._candidate}] holds {len(ids)} ids; the answer ended at number {number - 1}.",
+                    field="resume_after",
+                )
+            ends = token_id in self._spec.stop_ids and number > self._spec.call.stopping.min_tokens
+            finish: Finish | None = "stop" if ends else "length" if number == self._spec.max_tokens else None
+            self.num_tokens = number
+            self._read(Token(id=0, candidate=self._candidate, token=token_id, finish=finish))
+        self._num_sent += len(ids)
+        if self.finish is not None:
+            self._logprob = None
+
+    def ending(self) -> Delta:
+        """The end of an answer that had ended already where it was to be resumed."""
+        return self._delta("", [], [])
 
     def push(self, tokens: Sequence[Token]) -> Delta:
         """Take in the tokens that came since the last call, and return what they add."""
-        text, ids, logprobs = "", list[int](), list[PositionLogprobs]()
-        first, echoed = self._num_sent, 0
+        text, ids, logprobs, echoed = "", list[int](), list[PositionLogprobs](), 0
         if not self._echoed:
             self._echoed, ids = True, list(self._spec.prompt)
             echoed = len(ids)
@@ -50,11 +85,29 @@ class Answer:
             if token.token >= 0:
                 ids.append(token.token)
                 self.num_tokens += 1
-                self._logprob += token.logprob
+                self._add(token.logprob)
                 if self._spec.call.output.top_logprobs is not None:
-                    logprobs.append(self._position(token))
+                    logprobs.append(self._logprobs.drawn(token))
             text += self._read(token)
-        self._num_sent += len(ids)
+        return self._delta(text, ids, logprobs, echoed)
+
+    def first_of_prompt(self) -> PositionLogprobs:
+        return self._logprobs.first(self._spec.prompt[0])
+
+    def given(self, scored: Scored) -> list[PositionLogprobs]:
+        """The logprobs of the prompt's tokens among these; those of the answer's own count towards its sum."""
+        prompt, stop = self._spec.prompt, scored.start + len(scored.logprobs)
+        num_prompt = max(0, min(stop, len(prompt)) - scored.start)
+        for logprob in scored.logprobs[num_prompt:]:
+            self._add(logprob)
+        return self._logprobs.given(prompt[scored.start : scored.start + num_prompt], scored)
+
+    def _add(self, logprob: float) -> None:
+        if self._logprob is not None:
+            self._logprob += logprob
+
+    def _delta(self, text: str, ids: list[int], logprobs: list[PositionLogprobs], echoed: int = 0) -> Delta:
+        first, self._num_sent = self._num_sent, self._num_sent + len(ids)
         return Delta(
             candidate=self._candidate,
             text=text,
@@ -90,17 +143,3 @@ class Answer:
         if token.finish == "length":
             return FinishReason.CONTEXT_LENGTH if self._spec.context_bound else FinishReason.MAX_TOKENS
         return FinishReason.EOS_TOKEN if token.token in self._spec.tokenizer.eos_ids else FinishReason.STOP_TOKEN
-
-    def _position(self, token: Token) -> PositionLogprobs:
-        asked = zip(self._spec.call.output.logprob_token_ids, token.also, strict=True)
-        return PositionLogprobs(
-            chosen=self._logprob_of(token.token, token.logprob, token.rank),
-            top=(
-                *(self._logprob_of(other, logprob, rank) for rank, (other, logprob) in enumerate(token.top, 1)),
-                *(self._logprob_of(other, logprob, 0) for other, logprob in asked),
-            ),
-        )
-
-    def _logprob_of(self, token_id: int, logprob: float, rank: int) -> TokenLogprob:
-        token = self._spec.tokenizer.token_bytes(token_id)
-        return TokenLogprob(token_id=token_id, token=token, logprob=logprob, rank=rank)

@@ -46,7 +46,7 @@ class Tokenizer:
         self.unknown_id = _unknown_id(library)
         self._library = library
         self._lock = threading.Lock()
-        self._literal: dict[bool, tokenizers.Tokenizer] = {}
+        self._variants: dict[tuple[bool, bool], tokenizers.Tokenizer] = {}
         self._spelling = byte_spelling(library.decoder)
         self._bytes: dict[int, bytes] = {}
         self.head, self.tail = _wrapping(library)
@@ -60,7 +60,7 @@ class Tokenizer:
         self, texts: Sequence[str], *, add_special_tokens: bool, parse_special_tokens: bool = True
     ) -> list[list[int]]:
         """The ids of each text. Without `parse_special_tokens`, a control token in a text is spelt like any word."""
-        library = self._library if parse_special_tokens else self._without_special(inner=False)
+        library = self._library if parse_special_tokens else self._variant(inner=False, literal=True)
         encodings = library.encode_batch_fast(_encodable(texts), add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in encodings]
 
@@ -71,9 +71,10 @@ class Tokenizer:
         encodings = self._library.encode_batch(_encodable(texts), add_special_tokens=add_special_tokens)
         return [(encoding.ids, encoding.offsets) for encoding in encodings]
 
-    def encode_inner(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of texts that stand after a control token; control tokens written in them are spelt like any word."""
-        encodings = self._without_special(inner=True).encode_batch_fast(_encodable(texts), add_special_tokens=False)
+    def encode_inner(self, texts: Sequence[str], *, parse_special_tokens: bool = False) -> list[list[int]]:
+        """The ids of texts that stand after something else: no blank is put before their first word."""
+        library = self._variant(inner=True, literal=not parse_special_tokens)
+        encodings = library.encode_batch_fast(_encodable(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
@@ -102,18 +103,21 @@ class Tokenizer:
     def id_of(self, token: str) -> int | None:
         return self._library.token_to_id(token)
 
-    def _without_special(self, *, inner: bool) -> tokenizers.Tokenizer:
-        """A second tokenizer that reads control tokens as text: the setting belongs to an object that threads share.
+    def _variant(self, *, inner: bool, literal: bool) -> tokenizers.Tokenizer:
+        """A further tokenizer, made once: these settings belong to an object that threads share.
 
-        `inner` texts do not get the blank that some tokenizers put before the first word of all.
+        To a `literal` one control tokens are text. An `inner` one does not put the blank that some tokenizers put
+        before the first word of all.
         """
         with self._lock:
-            if not self._literal:
+            if (inner, literal) not in self._variants:
                 description = json.loads(self._library.to_str())
-                self._literal[False] = self._literal[True] = _literal(description)
-                if _drop_first_blank(description.get("pre_tokenizer")):
-                    self._literal[True] = _literal(description)
-            return self._literal[inner]
+                if inner:
+                    _drop_first_blank(description.get("pre_tokenizer"))
+                library = tokenizers.Tokenizer.from_str(json.dumps(description))
+                library.encode_special_tokens = literal
+                self._variants[inner, literal] = library
+            return self._variants[inner, literal]
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
@@ -222,19 +226,11 @@ def _wrapping(library: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int
     return tuple(whole.ids[:start]), tuple(whole.ids[start + len(body) :])
 
 
-def _literal(description: dict[str, Any]) -> tokenizers.Tokenizer:
-    library = tokenizers.Tokenizer.from_str(json.dumps(description))
-    library.encode_special_tokens = True
-    return library
-
-
-def _drop_first_blank(pre_tokenizer: Any) -> bool:
-    """Change a description so that only a text's own blanks count, as in the middle of one; whether it had to be."""
-    steps = [pre_tokenizer, *pre_tokenizer.get("pretokenizers", ())] if isinstance(pre_tokenizer, dict) else []
-    changed = [s for s in steps if s.get("type") == "Metaspace" and s.get("prepend_scheme") == "first"]
-    for step in changed:
-        step["prepend_scheme"] = "never"
-    return bool(changed)
+def _drop_first_blank(pre_tokenizer: Any) -> None:
+    """Change a description so that only a text's own blanks count, as in the middle of one."""
+    for step in [pre_tokenizer, *pre_tokenizer.get("pretokenizers", ())] if isinstance(pre_tokenizer, dict) else []:
+        if step.get("type") == "Metaspace" and step.get("prepend_scheme") == "first":
+            step["prepend_scheme"] = "never"
 
 
 def _encodable(texts: Sequence[str]) -> list[str]:
