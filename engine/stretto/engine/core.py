@@ -34,8 +34,18 @@ from stretto.engine.requests import EmbedCall, GenerateCall, Prompt, ScoreCall, 
 from stretto.engine.results import EmbedAnswer, GenerateEvent, ModelCard, ScoreAnswer, Started
 from stretto.engine.served import PreparedText, Served
 from stretto.engine.text.answer import Answer
+from stretto.engine.tokenizing import (
+    DetokenizeCall,
+    TokenizeCall,
+    Tokenized,
+    TokenizerFile,
+    detokenized,
+    tokenized,
+    tokenizer_files,
+)
 
 TOKENIZING_THREADS = 4
+SPARE_THREADS = 2  # for who wants ids or texts only, so that a crowd of them holds up no prompt
 Result = TypeVar("Result")
 
 
@@ -70,6 +80,7 @@ class Engine:
             settled=self._settled.is_set,
         )
         self._tokenizing = ThreadPoolExecutor(TOKENIZING_THREADS, thread_name_prefix="tokenize")
+        self._spare = ThreadPoolExecutor(SPARE_THREADS, thread_name_prefix="spare")
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -106,7 +117,8 @@ class Engine:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        self._tokenizing.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._tokenizing, self._spare):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def cards(self) -> list[ModelCard]:
         return [served.card for served in self._served.values()]
@@ -194,6 +206,24 @@ class Engine:
     async def _apart(self, work: Callable[[], Result]) -> Result:
         """Tokenise in a thread. The threads are few and their own, so that slow texts hold up nothing but texts."""
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, work)
+
+    # What needs no weights, and so neither a model that is ready nor an engine process
+
+    async def tokenize(self, call: TokenizeCall, write: Callable[[list[Tokenized]], Result]) -> Result:
+        """What `write` makes of the tokens, in the same thread: a million of them take it a second."""
+        served = self._find(call.model)
+        return await self._spared(lambda: write(tokenized(served, call)))
+
+    async def detokenize(self, call: DetokenizeCall) -> list[str]:
+        served = self._find(call.model)
+        return await self._spared(lambda: detokenized(served, call))
+
+    async def tokenizer_files(self, name: str) -> list[TokenizerFile]:
+        served = self._find(name)
+        return await self._spared(lambda: tokenizer_files(served))
+
+    async def _spared(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._spare, work)
 
     # What the engine process says of itself and its models
 

@@ -47,7 +47,8 @@ class ServerServiceServicer(object):
     """
 
     def GetServerInfo(self, request, context):
-        """What it is and what it allows; clients size their messages by it.
+        """What it is and what it allows; clients size their messages by it. It is answered before the models are ready, and
+        until a stopping server is gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

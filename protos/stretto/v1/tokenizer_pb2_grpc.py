@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class TokenizerServiceStub(object):
-    """Missing associated documentation comment in .proto file."""
+    """What tokenises for the server, for those who want no more than that. Each request names a loaded model, ready or
+    not: no weights are needed. An empty name is the only model that is loaded.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -52,7 +54,9 @@ class TokenizerServiceStub(object):
 
 
 class TokenizerServiceServicer(object):
-    """Missing associated documentation comment in .proto file."""
+    """What tokenises for the server, for those who want no more than that. Each request names a loaded model, ready or
+    not: no weights are needed. An empty name is the only model that is loaded.
+    """
 
     def Tokenize(self, request, context):
         """Missing associated documentation comment in .proto file."""
@@ -67,7 +71,9 @@ class TokenizerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DownloadTokenizer(self, request, context):
-        """The tokenizer files, so that clients can count and pre-tokenise locally.
+        """The tokenizer's files one after the other, so that clients can count and pre-tokenise locally. They are as the
+        checkpoint has them: a tokenizer.json may ask for truncation and padding, which the server itself never does. A GGUF
+        file has no such file inside; what the server built from it comes as tokenizer.json.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,7 +106,9 @@ def add_TokenizerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TokenizerService(object):
-    """Missing associated documentation comment in .proto file."""
+    """What tokenises for the server, for those who want no more than that. Each request names a loaded model, ready or
+    not: no weights are needed. An empty name is the only model that is loaded.
+    """
 
     @staticmethod
     def Tokenize(request,

@@ -29,13 +29,15 @@ from stretto.server.gate import Gate
 from stretto.server.generation import GenerationService
 from stretto.server.health import SERVICES, Health, unready
 from stretto.server.http_port import HttpPort
+from stretto.server.info import ServerService
 from stretto.server.interceptor import Interceptor
 from stretto.server.metrics import Metrics
 from stretto.server.models import ModelService
 from stretto.server.ports import CannotListen, cannot_listen, check_free
 from stretto.server.quantities import Address
 from stretto.server.reflection import add_reflection
-from stretto.v1 import embedding_pb2_grpc, generation_pb2_grpc, model_pb2_grpc
+from stretto.server.tokenizing import TokenizerService
+from stretto.v1 import embedding_pb2_grpc, generation_pb2_grpc, model_pb2_grpc, server_pb2_grpc, tokenizer_pb2_grpc
 
 LAG_SECONDS = 0.25  # between two looks at the event loop
 FLUSH_SECONDS = 0.5  # for replies that are written and not yet sent
@@ -184,9 +186,17 @@ class Server:
             max_response_bytes=self._settings.max_response_bytes,
         )
         models = ModelService(self._engine)
+        tokenizer = TokenizerService(
+            self._engine,
+            max_inputs=self._settings.max_inputs,
+            max_response_bytes=self._settings.max_response_bytes,
+        )
+        server = ServerService(self._engine, self._settings)
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(generation, self._grpc)  # type: ignore[no-untyped-call]
         embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(embedding, self._grpc)  # type: ignore[no-untyped-call]
         model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._grpc)  # type: ignore[no-untyped-call]
+        tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(tokenizer, self._grpc)  # type: ignore[no-untyped-call]
+        server_pb2_grpc.add_ServerServiceServicer_to_server(server, self._grpc)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._grpc)
         if self._settings.reflects:
             add_reflection([*SERVICES, "grpc.health.v1.Health"], self._grpc)

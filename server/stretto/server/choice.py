@@ -18,3 +18,14 @@ def chosen(engine: Engine, name: str, task: Task) -> ModelCard:
         names = ", ".join(card.name for card in able)
         raise ModelNotFound(f"model is empty, and {len(able)} models can {task}: {names}. Name one.", field="model")
     return able[0]
+
+
+def the_only(engine: Engine, name: str) -> ModelCard:
+    """The model of that name, whatever it can; for no name, the only one that is loaded."""
+    if name:
+        return engine.card(name)
+    cards = engine.cards()
+    if len(cards) != 1:
+        names = ", ".join(card.name for card in cards)
+        raise ModelNotFound(f"model is empty, and {len(cards)} models are loaded: {names}. Name one.", field="model")
+    return cards[0]

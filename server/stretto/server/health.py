@@ -9,7 +9,9 @@ from stretto.engine.requests import Task
 GENERATION = "stretto.v1.GenerationService"
 EMBEDDING = "stretto.v1.EmbeddingService"
 MODELS = "stretto.v1.ModelService"
-SERVICES = (GENERATION, EMBEDDING, MODELS)
+TOKENIZER = "stretto.v1.TokenizerService"
+SERVER = "stretto.v1.ServerService"
+SERVICES = (GENERATION, EMBEDDING, MODELS, TOKENIZER, SERVER)
 
 # What a service needs at least one ready model for.
 NEEDS = {GENERATION: Task.GENERATE, EMBEDDING: Task.EMBED}
@@ -43,6 +45,8 @@ def _standing(engine: Engine, *, draining: bool) -> dict[str, bool]:
     return {
         "": not unready(engine, draining=draining),
         MODELS: not draining,
+        SERVER: not draining,
+        TOKENIZER: not draining and bool(cards),  # it needs no weights, and no engine process
         **{service: any(task in card.tasks for card in ready) for service, task in NEEDS.items()},
         **{f"stretto.model.{card.name}": card in ready for card in cards},
     }

@@ -205,10 +205,10 @@ def _prompt(request: generation_pb2.GenerateRequest) -> Prompt:
     for name in ("add_special_tokens", "parse_special_tokens"):
         if getattr(request, name):
             raise InvalidRequest(f"{name} can be true for a prompt of text only; this prompt is {kind}.", field=name)
-    return TokenPrompt(ids=tuple(request.token_ids.ids)) if kind == "token_ids" else _chat(request.chat)
+    return TokenPrompt(ids=tuple(request.token_ids.ids)) if kind == "token_ids" else read_chat(request.chat)
 
 
-def _chat(chat: common_pb2.ChatPrompt) -> Chat:
+def read_chat(chat: common_pb2.ChatPrompt) -> Chat:
     if len(chat.messages) > MAX_MESSAGES:
         raise InvalidRequest(
             f"chat.messages holds {len(chat.messages)} messages; the limit is {MAX_MESSAGES}.", field="chat.messages"

@@ -56,6 +56,16 @@ class Tokenizer:
         """Whether a text is its tokens' bytes put together, so that it can be sent as it is made."""
         return self._spelling is not None
 
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether something stands between the two texts of a pair."""
+        single, pair = [self._library.num_special_tokens_to_add(is_pair) for is_pair in (False, True)]
+        return pair > single
+
+    def to_json(self) -> str:
+        """A tokenizer.json that makes the same ids."""
+        return self._library.to_str()
+
     def encode(
         self, texts: Sequence[str], *, add_special_tokens: bool, parse_special_tokens: bool = True
     ) -> list[list[int]]:
@@ -70,6 +80,16 @@ class Tokenizer:
         """The ids of each text, and of which of its code points each is made."""
         encodings = self._library.encode_batch(_encodable(texts), add_special_tokens=add_special_tokens)
         return [(encoding.ids, encoding.offsets) for encoding in encodings]
+
+    def encoding(
+        self, text: str, pair: str | None, *, add_special_tokens: bool, parse_special_tokens: bool
+    ) -> tokenizers.Encoding:
+        """All that the library knows of one text, or pair of texts, and its tokens."""
+        library = self._library if parse_special_tokens else self._variant(inner=False, literal=True)
+        texts = _encodable([text] if pair is None else [text, pair])
+        given = text if pair is None else tuple(texts)
+        [encoding] = library.encode_batch([given], add_special_tokens=add_special_tokens)
+        return encoding
 
     def encode_inner(self, texts: Sequence[str], *, parse_special_tokens: bool = False) -> list[list[int]]:
         """The ids of texts that stand after something else: no blank is put before their first word."""
@@ -99,6 +119,13 @@ class Tokenizer:
             token = self._library.id_to_token(token_id)
             found = self._bytes[token_id] = b"" if token is None else self._spelling[0](token)
         return found
+
+    def piece(self, token_id: int) -> bytes:
+        """What this token is made of: what it adds to a text, or else how the vocabulary writes it ("##ing")."""
+        if self.generates:
+            return self.token_bytes(token_id)
+        token = self._library.id_to_token(token_id)
+        return b"" if token is None else token.encode()
 
     def id_of(self, token: str) -> int | None:
         return self._library.token_to_id(token)
