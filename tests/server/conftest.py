@@ -13,14 +13,17 @@ import pytest
 
 from stretto.engine.errors import DeadlineExpired, EmptyInput, ModelNotFound, StrettoError
 from stretto.engine.requests import (
+    Chat,
     EmbedCall,
     FinishReason,
     GenerateCall,
     Overflow,
     Pooling,
+    Prompt,
     ScoreCall,
     Task,
     TextPrompt,
+    TokenPrompt,
 )
 from stretto.engine.results import (
     Delta,
@@ -41,6 +44,7 @@ from stretto.engine.results import (
     TokenLogprob,
     Usage,
 )
+from stretto.engine.tokenizing import DetokenizeCall, TokenizeCall, Tokenized, TokenizerFile
 from stretto.server.announcements import Announcement
 from stretto.server.app import Server
 from stretto.server.config import load
@@ -48,6 +52,8 @@ from stretto.server.logs import open_log
 from stretto.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from stretto.v1.generation_pb2_grpc import GenerationServiceStub
 from stretto.v1.model_pb2_grpc import ModelServiceStub
+from stretto.v1.server_pb2_grpc import ServerServiceStub
+from stretto.v1.tokenizer_pb2_grpc import TokenizerServiceStub
 
 WRITER = ModelCard(
     name="writer",
@@ -106,7 +112,7 @@ class StandIn:
         self.alive = False
         self.observe = observe
         self.changed = changed
-        self.calls: list[GenerateCall | ScoreCall | EmbedCall] = []
+        self.calls: list[GenerateCall | ScoreCall | EmbedCall | TokenizeCall | DetokenizeCall] = []
         self.num_left = 0
         self.left = asyncio.Event()
         self.refusal: Exception | None = None
@@ -114,6 +120,7 @@ class StandIn:
         self.go_on: asyncio.Event | None = None
         self.piece: str | None = None
         self.piled_up = False
+        self.files: list[TokenizerFile] = []
         self._cards = {card.name: replace(card, state="loading") for card in (WRITER, READER)}
 
     async def start(self) -> None:
@@ -239,6 +246,26 @@ class StandIn:
         usage = Usage(prompt_tokens=sum(each.report.token_count for each in results if isinstance(each, Embedding)))
         return EmbedAnswer(results=tuple(results), usage=usage, telemetry=_telemetry(call.options.received))
 
+    async def tokenize(self, call: TokenizeCall, write: Callable[[list[Tokenized]], object]) -> object:
+        """A token is a character, its id the code point."""
+        self.calls.append(call)
+        if self.refusal:
+            raise self.refusal
+        await self._wait(None)
+        return write([_spelt(_characters(given), call) for given in call.inputs])
+
+    async def detokenize(self, call: DetokenizeCall) -> list[str]:
+        self.calls.append(call)
+        await self._wait(None)
+        return ["".join(map(chr, ids)) for ids in call.inputs]
+
+    async def tokenizer_files(self, name: str) -> list[TokenizerFile]:
+        """Two small files, the second of them empty, or what a test put into `files`."""
+        return self.files or [
+            TokenizerFile(name="tokenizer.json", content=name.encode()),
+            TokenizerFile(name="tokenizer_config.json", content=b""),
+        ]
+
     async def _wait(self, deadline: float | None) -> None:
         await asyncio.sleep(0)
         if self.go_on is None:
@@ -253,6 +280,25 @@ class StandIn:
 def position(token_id: int, logprob: float | None) -> PositionLogprobs:
     chosen = TokenLogprob(token_id=token_id, token=b"t", logprob=logprob, rank=0 if logprob is None else 1)
     return PositionLogprobs(chosen=chosen, top=())
+
+
+def _characters(given: Prompt) -> str:
+    match given:
+        case TextPrompt():
+            return given.text + (given.pair or "")
+        case TokenPrompt():
+            return "".join(map(chr, given.ids))
+        case Chat():
+            return "".join(message.content for message in given.messages)
+
+
+def _spelt(text: str, call: TokenizeCall) -> Tokenized:
+    return Tokenized(
+        count=len(text),
+        ids=[ord(character) for character in text] if call.with_ids else (),
+        pieces=[character.encode() for character in text] if call.with_pieces else (),
+        offsets=[(at, at + 1) for at in range(len(text))] if call.with_offsets else (),
+    )
 
 
 def _telemetry(received: float) -> Telemetry:
@@ -309,6 +355,8 @@ class Running:
         self.generation = GenerationServiceStub(self.channel)
         self.embedding = EmbeddingServiceStub(self.channel)
         self.models = ModelServiceStub(self.channel)
+        self.tokenizer = TokenizerServiceStub(self.channel)
+        self.info = ServerServiceStub(self.channel)
 
     async def get(self, path: str, request: bytes | None = None) -> tuple[int, str]:
         """One HTTP exchange with the metrics port: the status and the body."""

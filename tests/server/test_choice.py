@@ -6,7 +6,7 @@ import pytest
 
 from stretto.engine.errors import ModelNotFound
 from stretto.engine.requests import Task
-from stretto.server.choice import chosen
+from stretto.server.choice import chosen, the_only
 
 
 class Cards:
@@ -50,3 +50,11 @@ async def test_no_name_means_the_only_model_made_for_it_or_else_the_only_one_tha
 
 async def test_a_name_means_that_model_whatever_it_can(running):
     assert chosen(Cards(running.engine.card("writer"), a=EMBED, b=GENERATE), "a", Task.GENERATE).name == "a"
+
+
+async def test_what_needs_no_task_means_the_only_model_there_is(running):
+    card = running.engine.card("writer")
+    assert the_only(Cards(card, a=EMBED), "").name == "a"
+    assert the_only(Cards(card, a=EMBED, b=GENERATE), "b").name == "b"
+    with pytest.raises(ModelNotFound, match=r"2 models are loaded: a, b\. Name one\."):
+        the_only(Cards(card, a=EMBED, b=GENERATE), "")

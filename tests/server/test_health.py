@@ -16,9 +16,13 @@ ALL = (
     "stretto.v1.GenerationService",
     "stretto.v1.EmbeddingService",
     "stretto.v1.ModelService",
+    "stretto.v1.TokenizerService",
+    "stretto.v1.ServerService",
     "stretto.model.writer",
     "stretto.model.reader",
 )
+
+WEIGHTLESS = {"stretto.v1.ModelService", "stretto.v1.TokenizerService", "stretto.v1.ServerService"}
 
 
 async def serving(running):
@@ -47,7 +51,7 @@ async def test_a_loaded_server_serves_under_every_name(running):
 
 async def test_nothing_serves_before_the_models_are_ready(serve):
     async with serve(loaded=False) as running:
-        assert await serving(running) == {"stretto.v1.ModelService"}
+        assert await serving(running) == WEIGHTLESS
         status, reasons = await running.get("/readyz")
         assert (status, "writer is loading" in reasons) == (503, True)
         assert (await running.get("/healthz"))[0] == 200
@@ -57,14 +61,14 @@ async def test_nothing_serves_before_the_models_are_ready(serve):
 
 async def test_a_model_that_fails_takes_down_what_needs_it_and_nothing_else(running):
     running.engine.put("writer", state="failed", error="no tensor")
-    await settled(running, {"stretto.v1.EmbeddingService", "stretto.v1.ModelService", "stretto.model.reader"})
+    await settled(running, WEIGHTLESS | {"stretto.v1.EmbeddingService", "stretto.model.reader"})
     assert await running.get("/readyz") == (503, "writer is failed\n")
 
 
 async def test_a_lost_engine_serves_nothing_until_it_is_back(running):
     running.engine.alive = False
     running.engine.changed()
-    await settled(running, {"stretto.v1.ModelService"})
+    await settled(running, WEIGHTLESS)
     assert (await running.get("/readyz"))[0] == 503
     running.engine.alive = True
     running.engine.changed()
@@ -100,6 +104,8 @@ async def test_reflection_lists_the_services_under_both_of_its_names(running, ve
         "stretto.v1.GenerationService",
         "stretto.v1.EmbeddingService",
         "stretto.v1.ModelService",
+        "stretto.v1.TokenizerService",
+        "stretto.v1.ServerService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
