@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -46,6 +47,7 @@ from stretto.engine.requests import (
 )
 from stretto.engine.results import Delta, Embedding, Finished, Progress, PromptScored, ScoredItem, Started
 from stretto.engine.served import Served
+from stretto.engine.tokenizing import DetokenizeCall, TokenizeCall, Tokenized
 
 CONTEXT = 64
 
@@ -284,6 +286,24 @@ async def test_closing_ends_the_process_and_what_is_in_flight(start: Callable[[L
     assert pid is not None
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+async def test_texts_become_ids_and_back_before_the_weights_are_read_and_beside_the_loop(
+    start: Callable[[Limits], Awaitable[Engine]],
+) -> None:
+    engine = await start(Limits())
+    assert engine.card("tiny").state == "loading"
+
+    def write(results: list[Tokenized]) -> tuple[list[list[int]], bool]:
+        return [list(each.ids) for each in results], threading.current_thread() is threading.main_thread()
+
+    call = TokenizeCall(model="tiny", inputs=(TextPrompt(text="w1 w2"), TokenPrompt(ids=(3,))))
+    assert await engine.tokenize(call, write) == ([[1, 2], [3]], False)
+    back = DetokenizeCall(model="tiny", inputs=((1, 2), (3,)), skip_special_tokens=True, max_bytes=100)
+    assert await engine.detokenize(back) == ["w1 w2", "w3"]
+    assert [file.name for file in await engine.tokenizer_files("tiny")] == ["tokenizer.json"]
+    with pytest.raises(ModelNotFound):
+        await engine.tokenizer_files("other")
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ async def test_the_uptime_grows(running):
 
 async def test_the_devices_are_those_of_the_models_that_are_ready(running):
     running.engine.put("reader", device="cuda:0")
-    assert (await asked(running)).device == "cpu, cuda:0"
+    assert (await asked(running)).device == "cpu; cuda:0"
     running.engine.put("writer", state="failed")
     assert (await asked(running)).device == "cuda:0"
 

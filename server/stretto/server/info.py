@@ -33,7 +33,7 @@ class ServerService(rpc.ServerServiceServicer):
             max_inputs_per_request=settings.max_inputs,
             max_queue_size=settings.max_queue_requests,
             max_batch_tokens=limits.step_tokens,
-            device=", ".join(sorted(devices)),
+            device="; ".join(sorted(devices)),
             cpu_threads=settings.threads or len(os.sched_getaffinity(0)),
             kernels=KERNELS,
         )
