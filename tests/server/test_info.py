@@ -23,8 +23,9 @@ async def test_it_says_what_the_server_was_told(serve):
     assert (info.device, info.kernels) == ("cpu", "torch")
 
 
-async def test_nothing_is_left_out(running):
-    info = await asked(running)
+async def test_nothing_is_left_out(serve):
+    async with serve(threads=1) as running:
+        info = await asked(running)
     assert {field.name for field, _ in info.ListFields()} == {field.name for field in info.DESCRIPTOR.fields}
 
 

@@ -1,7 +1,6 @@
 """ServerService: what this server is and what it allows. It answers before the models are ready, and to the last."""
 
 import importlib.metadata
-import os
 import time
 from datetime import timedelta
 
@@ -34,6 +33,6 @@ class ServerService(rpc.ServerServiceServicer):
             max_queue_size=settings.max_queue_requests,
             max_batch_tokens=limits.step_tokens,
             device="; ".join(sorted(devices)),
-            cpu_threads=settings.threads or len(os.sched_getaffinity(0)),
+            cpu_threads=settings.threads,
             kernels=KERNELS,
         )
