@@ -10,7 +10,6 @@ from stretto.server import reading_tokens
 from stretto.server.call import Call
 from stretto.server.choice import the_only
 from stretto.server.places import Places
-from stretto.v1 import common_pb2
 from stretto.v1 import tokenizer_pb2 as pb
 from stretto.v1 import tokenizer_pb2_grpc as rpc
 
@@ -32,8 +31,9 @@ class TokenizerService(rpc.TokenizerServiceServicer):
         call.model = card.name
         with self._calls.one():
             asked = reading_tokens.tokenize_call(request, card.name, max_inputs=self._max_inputs)
-            results = await self._engine.tokenize(asked, _written)
-        return pb.TokenizeResponse(results=results, max_input_tokens=card.max_input_tokens)
+            reply = await self._engine.tokenize(asked, _written)
+        reply.max_input_tokens = card.max_input_tokens
+        return reply
 
     async def Detokenize(self, request: pb.DetokenizeRequest, call: Call) -> pb.DetokenizeResponse:
         card = the_only(self._engine, request.model)
@@ -52,16 +52,14 @@ class TokenizerService(rpc.TokenizerServiceServicer):
                 await _send(file, call)
 
 
-def _written(results: Sequence[Tokenized]) -> list[pb.Tokenization]:
-    return [
-        pb.Tokenization(
-            token_count=each.count,
-            token_ids=each.ids,
-            pieces=each.pieces,
-            offsets=[common_pb2.TextSpan(start=start, end=end) for start, end in each.offsets],
-        )
-        for each in results
-    ]
+def _written(results: Sequence[Tokenized]) -> pb.TokenizeResponse:
+    """Made in a thread, span by span: a list of them all would be copied in one go, and hold the interpreter lock."""
+    reply = pb.TokenizeResponse()
+    for each in results:
+        written = reply.results.add(token_count=each.count, token_ids=each.ids, pieces=each.pieces)
+        for start, end in each.offsets:
+            written.offsets.add(start=start, end=end)
+    return reply
 
 
 async def _send(file: TokenizerFile, call: Call) -> None:
