@@ -31,6 +31,7 @@ from stretto.engine.errors import (
     StrettoError,
     VersionMismatch,
 )
+from stretto.engine.frames import LENGTH
 from stretto.engine.requests import (
     EmbedCall,
     FinishReason,
@@ -250,6 +251,19 @@ async def test_a_killed_engine_loses_what_runs_and_a_new_one_answers_the_same(en
     await until(lambda: engine.alive and engine.card("tiny").state == "ready")
     _, after, _ = await answered(engine, ask())
     assert "".join(delta.text for delta in after) == "".join(delta.text for delta in before)
+
+
+async def test_the_last_words_of_an_engine_process_are_in_the_servers_log(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert engine._process._link is not None
+    engine._process._link._writer.write(LENGTH.pack(1) + b"\xc1")  # never a message
+    await until(lambda: "exit code 70" in caplog.text)
+    words, end = [record.getMessage() for record in caplog.records if record.name == "stretto.engine"][:2]
+    assert words.startswith("the engine cannot read its commands\nTraceback")
+    assert "DecodeError" in words
+    assert end == "the engine process ended with exit code 70"
+    await until(lambda: engine.alive and engine.card("tiny").state == "ready")
 
 
 async def test_an_engine_that_dies_while_it_loads_again_and_again_fails_the_start(

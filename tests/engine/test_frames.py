@@ -26,7 +26,10 @@ def test_a_large_pile_of_vectors_is_cut_into_frames_below_the_limit_in_order() -
 
 def test_every_kind_of_message_comes_back_as_it_was_sent() -> None:
     draw = Draw(temperature=0.5, seed=2**64 - 1)
-    commands: list[Command] = [Generate(id=1, model="m", prompt=[1, 2], draw=draw, max_tokens=3), Cancel(id=1)]
+    commands: list[Command] = [
+        Generate(id=1, model="m", prompt=[1, 2], draw=draw, max_tokens=3),
+        Cancel(id=1, sent=0.5),
+    ]
     events: list[Event] = [Token(id=1, candidate=0, token=5, logprob=-0.25, top=[(5, -0.25)], account=ACCOUNT)]
     encode = msgspec.msgpack.encode
     assert msgspec.msgpack.decode(encode(commands), type=list[Command]) == commands

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stretto.engine.attention import Causal
-from stretto.engine.cache.kv_cache import KVCache, Paged, bytes_per_token
+from stretto.engine.cache.kv_cache import KVCache, Paged, bytes_per_token, padding
 from stretto.engine.families.llama import LlamaConfig
 from stretto.engine.families.rope import Rope
 from stretto.engine.messages import Draw, Generate
@@ -129,6 +129,15 @@ def test_numbers_that_are_none_in_other_slots_never_reach_a_sequence(
         mine, theirs = step(model, cache, [Slice(one, start, stop), neighbour])
         assert theirs.isnan().all()
     torch.testing.assert_close(mine, at_once(model, one.tokens)[start:stop], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("cuts", [[(0, 5)], [(4, 5), (8, 9), (0, 1)], [(6, 7), (0, 9), (2, 3)], [(3, 4), (3, 4)]])
+def test_padding_counts_the_places_that_are_gathered_for_nobody(cuts: list[tuple[int, int]]) -> None:
+    cache = new_cache(8, 4)
+    batch = [Slice(sequence([5] * 9, [1, 2, 3]), start, stop) for start, stop in cuts]
+    gathered = Paged(cache, batch, Rotary())._contexts
+    places = 0 if gathered is None else len(gathered[0])
+    assert padding(batch) == places - sum(stop for start, stop in cuts if stop - start == 1)
 
 
 def test_zeroed_blocks_hold_zeros_and_the_others_what_they_held() -> None:

@@ -3,8 +3,10 @@ The whole engine process, run here in one thread over tiny real checkpoints: wha
 evictions and the accidents, each request gets what it gets alone.
 """
 
+import time
 import weakref
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from stretto.engine.messages import (
     Encode,
     Event,
     Failed,
+    Freed,
     Gauges,
     Generate,
     Load,
@@ -32,6 +35,7 @@ from stretto.engine.messages import (
 )
 from stretto.engine.worker import Worker
 
+Kind = TypeVar("Kind")
 VOCABULARY = 96
 GREEDY = Draw(temperature=0.0)
 POISON = 13  # the token whose embedding is made NaN in one of the checkpoints
@@ -127,8 +131,12 @@ class Running:
         mine = [e for e in self.events if isinstance(e, Token) and (e.id, e.candidate) == (request_id, candidate)]
         return [event.token for event in mine if event.token >= 0]
 
-    def of(self, kind: type[Event]) -> list[Event]:
+    def of(self, kind: type[Kind]) -> list[Kind]:
         return [event for event in self.events if isinstance(event, kind)]
+
+    def held(self) -> int:
+        """How many blocks requests hold."""
+        return sum(gauges.blocks_held for gauges in self.worker.gauges(0.0))
 
 
 def request(request_id: int, prompt: list[int], draw: Draw = GREEDY, model: str = "llama", **more: object) -> Generate:
@@ -172,8 +180,8 @@ def test_a_reply_does_not_depend_on_its_company(
     assert [running.tokens(i) for i in range(11)] == [alone(llama, request(i, p, draw)) for i, p in enumerate(asked)]
     assert any(e.preemptions for e in running.events if isinstance(e, Step)) == evicts
     assert any(e.prefix_hit for e in running.events if isinstance(e, Step)) or cache_tokens < 4096
-    gauges = running.worker.gauges(0.0)[0]
-    assert (gauges.blocks_held, gauges.running, gauges.waiting) == (0, 0, 0)
+    assert running.worker.idle
+    assert running.held() == 0
 
 
 def test_the_engine_agrees_with_transformers_over_a_whole_greedy_answer(llama: Path) -> None:
@@ -263,11 +271,43 @@ def test_a_cancelled_request_stops_between_two_steps_also_inside_a_long_prompt(l
     running.ask(request(1, [20] * 200, max_tokens=50))
     for _ in range(steps):
         running.step()
-    running.ask(Cancel(id=1))
+    running.ask(Cancel(id=1, sent=time.monotonic()))
     assert running.worker.idle
     running.step()
     assert not running.of(Token)
-    assert running.worker.gauges(0.0)[0].blocks_held == 0
+    assert running.held() == 0
+
+
+def test_a_cancel_that_freed_something_is_answered_with_how_long_it_took_and_another_is_not(
+    llama: Path, bert: Path
+) -> None:
+    running = Running({"llama": llama, "bert": bert})
+    scoring = request(2, [20], suffixes=[[21]], score="suffixes")
+    running.ask(request(1, [20], max_tokens=50), scoring, text(3, [20]), text(3, [20], index=1))
+    sent = time.monotonic() - 5
+    for request_id in (1, 2, 3, 3, 1, 99):
+        running.ask(Cancel(id=request_id, sent=sent))
+    freed = running.of(Freed)
+    assert [event.task for event in freed] == ["generate", "score", "embed"]
+    assert all(5 <= event.seconds <= time.monotonic() - sent for event in freed)
+
+
+def test_the_gauges_tell_each_task_of_each_model_and_what_waits_for_it(llama: Path, bert: Path) -> None:
+    running = Running({"llama": llama, "bert": bert})
+    scoring = request(2, [20] * 4, suffixes=[[21]], score="suffixes")
+    running.ask(request(1, [20] * 3), scoring, text(3, [20] * 5), text(4, [20] * 2), text(4, [20] * 6, index=1))
+    found = {(each.model, each.task): each for each in running.worker.gauges(time.monotonic())}
+    waiting = {key: (each.waiting, each.waiting_tokens) for key, each in found.items()}
+    assert waiting == {
+        ("llama", "embed"): (0, 0),
+        ("llama", "generate"): (1, 3),
+        ("llama", "score"): (1, waiting["llama", "score"][1]),
+        ("bert", "embed"): (3 - 1, 5 + 2 + 6),
+    }
+    assert waiting["llama", "score"][1] >= 4
+    assert all((each.oldest_wait_seconds > 0) == (each.waiting > 0) for each in found.values())
+    assert found["llama", "generate"].blocks_free > 0
+    assert found["llama", "score"].blocks_free == 0
 
 
 def test_two_models_share_the_time_and_neither_waits_for_the_other_to_finish(llama: Path, bert: Path) -> None:
@@ -336,9 +376,8 @@ def test_an_idle_worker_says_how_it_stands(llama: Path) -> None:
     running = Running({"llama": llama})
     running.ask(request(1, [20, 21, 22]))
     running.drain()
-    last = running.of(Gauges)[-1]
-    assert isinstance(last, Gauges)
-    assert (last.running, last.waiting, last.blocks_held) == (0, 0, 0)
+    last = [event for event in running.of(Gauges) if event.task == "generate"][-1]
+    assert (last.waiting, last.blocks_held) == (0, 0)
 
 
 def test_a_model_that_was_alone_for_long_does_not_pay_for_it_when_another_comes(llama: Path, bert: Path) -> None:
@@ -401,7 +440,7 @@ def test_while_anybody_decodes_prompts_and_texts_of_every_model_are_cut_to_the_b
 def test_deadlines_stops_and_cancels_reach_every_lane(llama: Path, bert: Path) -> None:
     running = Running({"llama": llama, "bert": bert})
     running.ask(request(1, [20], deadline=0.0), text(2, [20]), text(3, [20]), request(4, [21], max_tokens=100))
-    running.ask(Cancel(id=2))
+    running.ask(Cancel(id=2, sent=0.0))
     running.step()
     running.events += running.worker.obey(Stop(id=4, candidate=0))
     running.drain()

@@ -28,7 +28,7 @@ from stretto.engine.errors import (
 )
 from stretto.engine.generation import followed
 from stretto.engine.link import Link
-from stretto.engine.messages import Failed, Gauges, LoadFailed, Ready, Scored, Step, Stop, Token, Vector
+from stretto.engine.messages import Failed, Figures, Freed, Gauges, LoadFailed, Ready, Scored, Step, Stop, Token, Vector
 from stretto.engine.process import EngineProcess, News, error_of
 from stretto.engine.requests import EmbedCall, GenerateCall, Prompt, ScoreCall, ScoreItem, Task, TextPrompt, TokenPrompt
 from stretto.engine.results import EmbedAnswer, GenerateEvent, ModelCard, ScoreAnswer, Started
@@ -61,7 +61,7 @@ class Engine:
         loads: Sequence[LoadSpec],
         limits: Limits,
         *,
-        observe: Callable[[Step | Gauges], None],
+        observe: Callable[[Figures], None],
         changed: Callable[[], None],
     ) -> None:
         self.limits = limits
@@ -229,7 +229,7 @@ class Engine:
 
     def _hear(self, news: News) -> None:
         match news:
-            case Step() | Gauges():
+            case Step() | Gauges() | Freed():
                 self._observe(news)
             case Ready():
                 self._update(

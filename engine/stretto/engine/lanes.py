@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from stretto.engine.cache.block_pool import BlockPool
-from stretto.engine.cache.kv_cache import KVCache
+from stretto.engine.cache.kv_cache import KVCache, padding
 from stretto.engine.config import Limits
 from stretto.engine.encoder import Encoder
 from stretto.engine.errors import EngineFailure
 from stretto.engine.messages import Command, Encode, Event, Failed, Gauges, Generate, Kind, Step, Stop
 from stretto.engine.pace import Pace
 from stretto.engine.packer import Packer, Text
+from stretto.engine.requests import Task
 from stretto.engine.runner import Runner
 from stretto.engine.scheduler import Scheduler
 from stretto.engine.sequence import Batch, Drawn, Slice
@@ -39,11 +40,14 @@ class Lane(Protocol):
 
     def takes(self, command: Command) -> bool: ...
     def add(self, command: Command, now: float) -> list[Event]: ...
-    def cancel(self, request_id: int) -> None: ...
+    def cancel(self, request_id: int) -> Task | None:
+        """Forget a request; says what it was, None where there was nothing of it."""
+        ...
+
     def stop(self, command: Stop, now: float) -> list[Event]: ...
     def expire(self, now: float) -> list[Event]: ...
     def step(self, seconds: float | None) -> list[Event]: ...
-    def gauges(self, now: float) -> Gauges: ...
+    def gauges(self, now: float) -> list[Gauges]: ...
 
 
 class CausalLane:
@@ -73,8 +77,8 @@ class CausalLane:
         assert isinstance(command, Generate)
         return list(self.scheduler.add(command, now))
 
-    def cancel(self, request_id: int) -> None:
-        self.scheduler.cancel(request_id)
+    def cancel(self, request_id: int) -> Task | None:
+        return self.scheduler.cancel(request_id)
 
     def stop(self, command: Stop, now: float) -> list[Event]:
         return list(self.scheduler.stop(command.id, command.candidate, now))
@@ -99,18 +103,8 @@ class CausalLane:
         events.append(self._report(batch, now - begun))
         return events
 
-    def gauges(self, now: float) -> Gauges:
-        pool = self.scheduler.pool
-        return Gauges(
-            model=self._model,
-            waiting=self.scheduler.num_waiting,
-            waiting_tokens=self.scheduler.waiting_tokens,
-            running=self.scheduler.num_running,
-            oldest_wait_seconds=self.scheduler.oldest_wait(now),
-            blocks_free=pool.free,
-            blocks_held=pool.held,
-            blocks_published=pool.published,
-        )
+    def gauges(self, now: float) -> list[Gauges]:
+        return self.scheduler.gauges(self._model, now)
 
     def _patience(self, seconds: float | None) -> float | None:
         """How long the prompts of a step may hold up those who decode: longer where few do and many wait to be read.
@@ -138,6 +132,7 @@ class CausalLane:
             seconds=seconds,
             sequences=len(batch),
             tokens=tokens,
+            padding=padding(batch),
             preemptions=scheduler.preemptions,
             prefix_queried=scheduler.prefix_queried,
             prefix_hit=scheduler.prefix_hit,
@@ -171,8 +166,8 @@ class EncodeLane:
         self.packer.add(command, now)
         return []
 
-    def cancel(self, request_id: int) -> None:
-        self.packer.cancel(request_id)
+    def cancel(self, request_id: int) -> Task | None:
+        return self.packer.cancel(request_id)
 
     def stop(self, command: Stop, now: float) -> list[Event]:
         return []  # a text has no candidates
@@ -201,14 +196,8 @@ class EncodeLane:
         events.append(Step(model=self._model, kind="encode", seconds=now - begun, sequences=len(batch), tokens=tokens))
         return events
 
-    def gauges(self, now: float) -> Gauges:
-        return Gauges(
-            model=self._model,
-            waiting=self.packer.num_waiting,
-            waiting_tokens=self.packer.waiting_tokens,
-            running=0,
-            oldest_wait_seconds=self.packer.oldest_wait(now),
-        )
+    def gauges(self, now: float) -> list[Gauges]:
+        return [self.packer.gauges(self._model, now)]
 
     def _encode(self, batch: list[Text]) -> list[bytes | None]:
         return self._encoder.run([text.request for text in batch])

@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from stretto.engine.requests import Task
+
 Kind = Literal["prefill", "decode", "mixed", "encode"]
 Finish = Literal["stop", "length", "time"]
 
@@ -87,6 +89,11 @@ class Generate(Message, frozen=True, kw_only=True):
     scope: bytes = b""
     share_prefix: bool = True
 
+    @property
+    def task(self) -> Task:
+        """What the caller asked for: a score is had by continuing what is given."""
+        return Task.SCORE if self.score == "suffixes" else Task.GENERATE
+
 
 class Encode(Message, frozen=True, kw_only=True):
     """Make one vector of one text. `index` is its place in the request. `dimensions` 0 keeps all."""
@@ -104,9 +111,13 @@ class Encode(Message, frozen=True, kw_only=True):
 
 
 class Cancel(Message, frozen=True, kw_only=True):
-    """Forget everything that has this id. No event follows for it, except those already on their way."""
+    """Forget everything that has this id, which was no longer wanted at `sent`.
+
+    Only `Freed` follows, where there was anything to forget, and events that are on their way already.
+    """
 
     id: int
+    sent: float
 
 
 class Stop(Message, frozen=True, kw_only=True):
@@ -217,30 +228,49 @@ class Failed(Message, frozen=True, kw_only=True):
     log: str = ""
 
 
+class Freed(Message, frozen=True, kw_only=True):
+    """A cancelled request is gone from every queue and holds no block, so many seconds after its cancel was sent."""
+
+    task: Task
+    seconds: float
+
+
+class Logged(Message, frozen=True, kw_only=True):
+    """What the engine process has to say to its operator; `level` is one of logging's."""
+
+    level: int
+    text: str
+
+
 class Step(Message, frozen=True, kw_only=True):
-    """What one step was, for the metrics. Counts since the last step of the same model."""
+    """What one step was, for the metrics. Counts since the last step of the same model.
+
+    `padding` is how many places beside its tokens' own it computed only to be thrown away.
+    """
 
     model: str
     kind: Kind
     seconds: float
     sequences: int
     tokens: int
+    padding: int = 0
     preemptions: int = 0
     prefix_queried: int = 0
     prefix_hit: int = 0
 
 
 class Gauges(Message, frozen=True, kw_only=True):
-    """How a model stands now."""
+    """How a model's queue for one task stands now, and beside that for generation its cache."""
 
     model: str
+    task: Task
     waiting: int
     waiting_tokens: int
-    running: int
     oldest_wait_seconds: float = 0.0
     blocks_free: int = 0
     blocks_held: int = 0
     blocks_published: int = 0
 
 
-Event = Ready | LoadFailed | Token | Scored | Reading | Vector | Failed | Step | Gauges
+Figures = Step | Gauges | Freed
+Event = Ready | LoadFailed | Token | Scored | Reading | Vector | Failed | Freed | Logged | Step | Gauges

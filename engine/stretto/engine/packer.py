@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from stretto.engine.account import Tally
 from stretto.engine.errors import DeadlineExpired, QueueTimeout
-from stretto.engine.messages import Encode, Failed, Vector
+from stretto.engine.messages import Encode, Failed, Gauges, Vector
+from stretto.engine.requests import Task
 
 
 @dataclass(slots=True, eq=False)
@@ -38,16 +39,14 @@ class Packer:
     def idle(self) -> bool:
         return not self._waiting
 
-    @property
-    def num_waiting(self) -> int:
-        return len(self._waiting)
-
-    @property
-    def waiting_tokens(self) -> int:
-        return sum(len(text.request.ids) for text in self._waiting)
-
-    def oldest_wait(self, now: float) -> float:
-        return max((now - text.tally.arrived for text in self._waiting), default=0.0)
+    def gauges(self, model: str, now: float) -> Gauges:
+        return Gauges(
+            model=model,
+            task=Task.EMBED,
+            waiting=len({text.request.id for text in self._waiting}),
+            waiting_tokens=sum(len(text.request.ids) for text in self._waiting),
+            oldest_wait_seconds=max((now - text.tally.arrived for text in self._waiting), default=0.0),
+        )
 
     def add(self, request: Encode, now: float) -> None:
         tally = Tally(arrived=now, queue_position=len(self._waiting))
@@ -55,9 +54,12 @@ class Packer:
         self._arrivals += 1
         self._due = min(self._due, self._end_of(request))
 
-    def cancel(self, request_id: int) -> None:
+    def cancel(self, request_id: int) -> Task | None:
+        """Forget a request and say what it was; None where none of its texts waits."""
         self._begun.discard(request_id)
+        before = len(self._waiting)
         self._waiting = [text for text in self._waiting if text.request.id != request_id]
+        return Task.EMBED if len(self._waiting) < before else None
 
     def expire(self, now: float) -> list[Failed]:
         """End what has run out of time before any step took it."""

@@ -21,9 +21,11 @@ from stretto.engine.messages import (
     Command,
     Event,
     Failed,
+    Freed,
     Gauges,
     Load,
     LoadFailed,
+    Logged,
     Reading,
     Ready,
     Scored,
@@ -43,7 +45,7 @@ REASONS: dict[str, type[StrettoError]] = {
     if isinstance(kind, type) and issubclass(kind, StrettoError) and kind is not StrettoError
 }
 Answer = Token | Scored | Reading | Vector | Failed
-News = Step | Gauges | Ready | LoadFailed
+News = Step | Gauges | Freed | Ready | LoadFailed
 
 
 class Passage:
@@ -125,7 +127,7 @@ class EngineProcess:
             yield way
         finally:
             if self._inboxes.pop(way.id, None) is not None and self._link is not None:
-                self._link.send([Cancel(id=way.id)])
+                self._link.send([Cancel(id=way.id, sent=time.monotonic())])
 
     def ask(self, request_id: int, inbox: asyncio.Queue[Answer], commands: Sequence[Command]) -> None:
         """What `Passage.send` does."""
@@ -176,8 +178,11 @@ class EngineProcess:
                 deaths += 1
 
     def _take(self, event: Event) -> None:
-        if isinstance(event, Step | Gauges | Ready | LoadFailed):
+        if isinstance(event, Step | Gauges | Freed | Ready | LoadFailed):
             self._heard(event)
+            return
+        if isinstance(event, Logged):
+            LOG.log(event.level, event.text)
             return
         if isinstance(event, Failed) and event.log:
             LOG.error(event.log)

@@ -8,7 +8,8 @@ import msgspec
 from stretto.engine.account import Tally
 from stretto.engine.cache.block_pool import BlockPool, block_key, scope_key
 from stretto.engine.errors import DeadlineExpired, QueueTimeout
-from stretto.engine.messages import Failed, Finish, Generate, Reading, Scored, Token
+from stretto.engine.messages import Failed, Finish, Gauges, Generate, Reading, Scored, Token
+from stretto.engine.requests import Task
 from stretto.engine.sequence import Batch, Drawn, Sequence, Slice
 
 
@@ -52,21 +53,23 @@ class Scheduler:
         """How many wait for their first token, running or not."""
         return len(self._running) - self.num_decoding + len(self._waiting)
 
-    @property
-    def num_running(self) -> int:
-        return len(self._running)
+    def gauges(self, model: str, now: float) -> list[Gauges]:
+        """How the queues stand that the tasks have in common here, and with the first the cache."""
+        generate, score = (self._queue_of(task, model, now) for task in (Task.GENERATE, Task.SCORE))
+        pool = self.pool
+        blocks = {"blocks_free": pool.free, "blocks_held": pool.held, "blocks_published": pool.published}
+        return [msgspec.structs.replace(generate, **blocks), score]
 
-    @property
-    def num_waiting(self) -> int:
-        return len(self._waiting)
-
-    @property
-    def waiting_tokens(self) -> int:
-        return sum(sequence.pending for sequence in self._waiting)
-
-    def oldest_wait(self, now: float) -> float:
-        """How many seconds the longest waiting request has been here; 0 when none waits."""
-        return max((now - self._requests[s.request.id].tally.arrived for s in self._waiting), default=0.0)
+    def _queue_of(self, task: Task, model: str, now: float) -> Gauges:
+        waiting = [sequence for sequence in self._waiting if sequence.request.task is task]
+        requests = {sequence.request.id for sequence in waiting}
+        return Gauges(
+            model=model,
+            task=task,
+            waiting=len(requests),
+            waiting_tokens=sum(sequence.pending for sequence in waiting),
+            oldest_wait_seconds=max((now - self._requests[id_].tally.arrived for id_ in requests), default=0.0),
+        )
 
     def add(self, request: Generate, now: float) -> list[Reading]:
         """Take a request in. It must fit the pool when alone: the caller has checked that."""
@@ -82,11 +85,14 @@ class Scheduler:
         place = self._waiting.index(candidates[0])
         return [Reading(id=request.id, processed=0, total=len(request.prompt), queue_position=place)]
 
-    def cancel(self, request_id: int) -> None:
-        """Forget a request: its blocks are free at once. Unknown ids are fine: it may have ended meanwhile."""
-        if entry := self._requests.pop(request_id, None):
-            for sequence in entry.live:
-                self._drop(sequence)
+    def cancel(self, request_id: int) -> Task | None:
+        """Forget a request and say what it was: its blocks are free at once. None: it may have ended meanwhile."""
+        entry = self._requests.pop(request_id, None)
+        if entry is None:
+            return None
+        for sequence in entry.live:
+            self._drop(sequence)
+        return entry.request.task
 
     def stop(self, request_id: int, candidate: int, now: float) -> list[Token]:
         """Finish one candidate whose text is complete; nothing to say where it had ended by itself."""

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from typing import TypeAlias
 
 import msgspec
 import torch
@@ -16,10 +17,27 @@ from stretto.engine.errors import ModelNotReady, StrettoError
 from stretto.engine.frames import frames, read_frame
 from stretto.engine.lanes import CausalLane, EncodeLane, Lane
 from stretto.engine.loading import LoadedModel, load
-from stretto.engine.messages import Cancel, Command, Encode, Event, Failed, Gauges, Generate, Load, LoadFailed, Stop
+from stretto.engine.messages import (
+    Cancel,
+    Command,
+    Encode,
+    Event,
+    Failed,
+    Freed,
+    Gauges,
+    Generate,
+    Load,
+    LoadFailed,
+    Logged,
+    Stop,
+)
 
 LOG = logging.getLogger("stretto.engine")
 GAUGES_SECONDS = 0.5  # how often a busy engine says how its queues stand
+LAST_WORDS_SECONDS = 2.0
+
+# What goes to the server, in this order; an event of threading's is set once all before it has gone.
+Outbox: TypeAlias = queue.SimpleQueue[list[Event] | threading.Event]
 
 
 class Worker:
@@ -52,8 +70,8 @@ class Worker:
                     lane.spent = max(lane.spent, self._clock)
                 return lane.add(command, time.monotonic())
             case Cancel():
-                for lane in self._all():
-                    lane.cancel(command.id)
+                ended = [task for lane in self._all() if (task := lane.cancel(command.id)) is not None]
+                return [Freed(task=task, seconds=time.monotonic() - command.sent) for task in ended]
             case Stop():
                 return [event for lane in self._all() for event in lane.stop(command, time.monotonic())]
         return []
@@ -75,8 +93,8 @@ class Worker:
         return events
 
     def gauges(self, now: float) -> list[Gauges]:
-        """How each model stands, its lanes together."""
-        return [_total(name, [lane.gauges(now) for lane in lanes]) for name, lanes in self._lanes.items()]
+        """How every queue and every cache stands."""
+        return [each for lane in self._all() for each in lane.gauges(now)]
 
     def _load(self, command: Load) -> Event:
         try:
@@ -105,19 +123,6 @@ def _not_loaded(command: Generate | Encode) -> Failed:
     return Failed(id=command.id, reason=ModelNotReady.reason, message=message)
 
 
-def _total(name: str, gauges: list[Gauges]) -> Gauges:
-    return Gauges(
-        model=name,
-        waiting=sum(g.waiting for g in gauges),
-        waiting_tokens=sum(g.waiting_tokens for g in gauges),
-        running=sum(g.running for g in gauges),
-        oldest_wait_seconds=max(g.oldest_wait_seconds for g in gauges),
-        blocks_free=sum(g.blocks_free for g in gauges),
-        blocks_held=sum(g.blocks_held for g in gauges),
-        blocks_published=sum(g.blocks_published for g in gauges),
-    )
-
-
 def serve(end: socket.socket, limits: Limits) -> None:
     """Run the engine on this end of the socket until the other end closes, which ends the process at once.
 
@@ -125,12 +130,13 @@ def serve(end: socket.socket, limits: Limits) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s engine %(levelname)s %(message)s")
     if limits.threads:
         torch.set_num_threads(limits.threads)
     inbox: queue.SimpleQueue[list[Command]] = queue.SimpleQueue()
-    outbox: queue.SimpleQueue[list[Event]] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(end, inbox), name="reader", daemon=True).start()
+    outbox: Outbox = queue.SimpleQueue()
+    logging.getLogger().addHandler(_Words(outbox))
+    logging.captureWarnings(True)
+    threading.Thread(target=_read, args=(end, inbox, outbox), name="reader", daemon=True).start()
     threading.Thread(target=_write, args=(end, outbox), name="writer", daemon=True).start()
     worker = Worker(limits)
     try:
@@ -141,7 +147,7 @@ def serve(end: socket.socket, limits: Limits) -> None:
                 outbox.put(events)
     except BaseException:
         LOG.exception("the engine loop failed; the server starts a new engine process")
-        os._exit(70)
+        _die(outbox)
 
 
 def _obey_all(worker: Worker, inbox: queue.SimpleQueue[list[Command]]) -> list[Event]:
@@ -156,22 +162,45 @@ def _obey_all(worker: Worker, inbox: queue.SimpleQueue[list[Command]]) -> list[E
     return events
 
 
-def _read(end: socket.socket, inbox: queue.SimpleQueue[list[Command]]) -> None:
+class _Words(logging.Handler):
+    """What this process logs goes to the server, whose log has one format and one writer."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        super().__init__()
+        self._outbox = outbox
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._outbox.put([Logged(level=record.levelno, text=self.format(record))])
+
+
+def _die(outbox: Outbox) -> None:
+    """End this process; its last words go first, if anybody takes them."""
+    said = threading.Event()
+    outbox.put(said)
+    said.wait(LAST_WORDS_SECONDS)
+    os._exit(70)
+
+
+def _read(end: socket.socket, inbox: queue.SimpleQueue[list[Command]], outbox: Outbox) -> None:
     decoder = msgspec.msgpack.Decoder(list[Command])
     try:
         while (body := read_frame(end)) is not None:
             inbox.put(decoder.decode(body))
     except Exception:
         LOG.exception("the engine cannot read its commands")
-        os._exit(70)
+        _die(outbox)
     os._exit(0)
 
 
-def _write(end: socket.socket, outbox: queue.SimpleQueue[list[Event]]) -> None:
+def _write(end: socket.socket, outbox: Outbox) -> None:
     encoder = msgspec.msgpack.Encoder()
     try:
         while True:
-            for frame in frames(outbox.get(), encoder):
+            events = outbox.get()
+            if isinstance(events, threading.Event):
+                events.set()
+                continue
+            for frame in frames(events, encoder):
                 end.sendall(frame)
     except OSError:  # the other end is gone
         os._exit(0)

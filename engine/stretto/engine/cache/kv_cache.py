@@ -143,6 +143,12 @@ class Paged:
         return self._turns[rope]
 
 
+def padding(batch: Batch) -> int:
+    """How many places of the contexts that `Paged` gathers for such a batch are padding, in each layer."""
+    contexts = [piece.stop for piece in batch if piece.count == 1]
+    return len(contexts) * max(contexts, default=0) - sum(contexts)
+
+
 def _table(batch: Batch, block_size: int) -> NDArray[np.int64]:
     """The blocks of each sequence [B, N], as many as its slice reaches; what follows those is never read."""
     needed = [-(-piece.stop // block_size) for piece in batch]
