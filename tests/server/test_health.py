@@ -8,7 +8,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from stretto.engine.errors import Overloaded
 from stretto.server.config import load
+from stretto.v1 import generation_pb2 as pb
 
 Status = health_pb2.HealthCheckResponse
 ALL = (
@@ -85,10 +87,78 @@ async def test_who_watches_hears_of_the_change(running):
     call.cancel()
 
 
-async def test_an_unknown_name_is_not_found(running):
+async def test_who_watches_goes_on_hearing_when_another_watcher_leaves(running):
+    stub = health_pb2_grpc.HealthStub(running.channel)
+    calls = [stub.Watch(health_pb2.HealthCheckRequest(service="stretto.model.writer")) for _ in range(3)]
+    for call in calls:
+        assert (await call.read()).status == Status.SERVING
+    calls[0].cancel()
+    for status in ("failed", "ready"):
+        running.engine.put("writer", state=status)
+        for call in calls[1:]:
+            async with asyncio.timeout(5):
+                assert (await call.read()).status == (Status.SERVING if status == "ready" else Status.NOT_SERVING)
+    for call in calls[1:]:
+        call.cancel()
+
+
+async def test_a_watcher_that_does_not_read_holds_up_nothing(running):
+    await settled(running, set(ALL))
+    stuck = Stuck()
+    name = health_pb2.HealthCheckRequest(service="stretto.model.writer")
+    watching = asyncio.create_task(running.server._health.Watch(name, stuck))
+    await asyncio.wait_for(stuck.writing.wait(), 5)
+    running.engine.put("writer", state="failed")
+    await settled(running, WEIGHTLESS | {"stretto.v1.EmbeddingService", "stretto.model.reader"})
+    watching.cancel()
+
+
+class Stuck:
+    """The context of a call whose client reads nothing."""
+
+    def __init__(self):
+        self.writing = asyncio.Event()
+
+    async def write(self, message):
+        self.writing.set()
+        await asyncio.Event().wait()
+
+
+async def test_who_watches_hears_of_the_drain_at_once_and_every_name_but_an_unknown_one_stops(running):
+    await settled(running, set(ALL))
+    running.engine.go_on = asyncio.Event()
+    call = running.generation.GenerateStream(pb.GenerateStreamRequest(request=pb.GenerateRequest(text="a")))
+    await call.read()
+    watch = health_pb2_grpc.HealthStub(running.channel).Watch(health_pb2.HealthCheckRequest())
+    assert (await watch.read()).status == Status.SERVING
+    drain = asyncio.create_task(running.server.drain(asyncio.Event()))
+    async with asyncio.timeout(5):
+        assert (await watch.read()).status == Status.NOT_SERVING
+    assert await serving(running) == set()
+    assert not drain.done()
+    running.engine.go_on.set()
+    while await call.read() is not grpc.aio.EOF:
+        pass
+    await drain
+
+
+async def test_a_server_that_refuses_requests_for_want_of_room_is_healthy(running):
+    await settled(running, set(ALL))
+    running.engine.refusal = Overloaded("full")
+    with pytest.raises(grpc.aio.AioRpcError):
+        await running.generation.Generate(pb.GenerateRequest(text="a"))
+    assert await serving(running) == set(ALL)
+    assert (await running.get("/readyz"))[0] == 200
+
+
+async def test_an_unknown_name_is_not_found_and_may_be_watched(running):
+    stub = health_pb2_grpc.HealthStub(running.channel)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await health_pb2_grpc.HealthStub(running.channel).Check(health_pb2.HealthCheckRequest(service="nobody"))
+        await stub.Check(health_pb2.HealthCheckRequest(service="nobody"))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    call = stub.Watch(health_pb2.HealthCheckRequest(service="nobody"))
+    assert (await call.read()).status == Status.SERVICE_UNKNOWN
+    call.cancel()
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])

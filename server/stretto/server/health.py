@@ -1,7 +1,11 @@
 """grpc.health.v1 for the server as a whole (""), for each service, and for each model (`stretto.model.<name>`)."""
 
-from grpc_health.v1 import health_pb2
-from grpc_health.v1.health import aio
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from stretto.engine.core import Engine
 from stretto.engine.requests import Task
@@ -19,15 +23,42 @@ NEEDS = {GENERATION: Task.GENERATE, EMBEDDING: Task.EMBED}
 Status = health_pb2.HealthCheckResponse
 
 
-class Health:
-    """The standard servicer, and the rule by which its answers follow the engine and the drain."""
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # its package has no types
+    """The standard service, and the rule by which its answers follow the engine and the drain.
+
+    grpc's own servicer for asyncio does not do: when one watcher leaves, the others hear nothing more, and one that
+    does not read holds a lock that every change of a state needs.
+    """
 
     def __init__(self) -> None:
-        self.servicer = aio.HealthServicer()
+        self._standing: Mapping[str, bool] = {}
+        self._changed = asyncio.Event()  # set once, then replaced: whoever waits is woken once a change
 
-    async def refresh(self, engine: Engine, *, draining: bool) -> None:
-        for name, serving in _standing(engine, draining=draining).items():
-            await self.servicer.set(name, Status.SERVING if serving else Status.NOT_SERVING)
+    def refresh(self, engine: Engine, *, draining: bool) -> None:
+        """Take in how everything stands now; whoever asks from here on hears it."""
+        self._standing = _standing(engine, draining=draining)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:
+        if request.service not in self._standing:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "nothing of that name is served here")
+        return Status(status=self._status(request.service))
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
+        """Send the status now and after each change; a name that is not there yet may come."""
+        told = None
+        while True:
+            changed, status = self._changed, self._status(request.service)
+            if status != told:
+                await context.write(Status(status=status))
+                told = status
+            await changed.wait()
+
+    def _status(self, name: str) -> Any:
+        if name not in self._standing:
+            return Status.SERVICE_UNKNOWN
+        return Status.SERVING if self._standing[name] else Status.NOT_SERVING
 
 
 def unready(engine: Engine, *, draining: bool) -> list[str]:
@@ -42,11 +73,12 @@ def _standing(engine: Engine, *, draining: bool) -> dict[str, bool]:
     cards = engine.cards()
     up = engine.alive and not draining
     ready = [card for card in cards if up and card.state == "ready"]
+    able = {task for card in ready for task in card.tasks}
     return {
         "": not unready(engine, draining=draining),
         MODELS: not draining,
         SERVER: not draining,
         TOKENIZER: not draining and bool(cards),  # it needs no weights, and no engine process
-        **{service: any(task in card.tasks for card in ready) for service, task in NEEDS.items()},
+        **{service: task in able for service, task in NEEDS.items()},
         **{f"stretto.model.{card.name}": card in ready for card in cards},
     }
