@@ -282,7 +282,7 @@ def test_a_cancel_that_freed_something_is_answered_with_how_long_it_took_and_ano
     llama: Path, bert: Path
 ) -> None:
     running = Running({"llama": llama, "bert": bert})
-    scoring = request(2, [20], suffixes=[[21]], score="suffixes")
+    scoring = request(2, [20], suffixes=[[21]], score_suffixes=True, max_tokens=0)
     running.ask(request(1, [20], max_tokens=50), scoring, text(3, [20]), text(3, [20], index=1))
     sent = time.monotonic() - 5
     for request_id in (1, 2, 3, 3, 1, 99):
@@ -294,7 +294,7 @@ def test_a_cancel_that_freed_something_is_answered_with_how_long_it_took_and_ano
 
 def test_the_gauges_tell_each_task_of_each_model_and_what_waits_for_it(llama: Path, bert: Path) -> None:
     running = Running({"llama": llama, "bert": bert})
-    scoring = request(2, [20] * 4, suffixes=[[21]], score="suffixes")
+    scoring = request(2, [20] * 4, suffixes=[[21]], score_suffixes=True, max_tokens=0)
     running.ask(request(1, [20] * 3), scoring, text(3, [20] * 5), text(4, [20] * 2), text(4, [20] * 6, index=1))
     found = {(each.model, each.task): each for each in running.worker.gauges(time.monotonic())}
     waiting = {key: (each.waiting, each.waiting_tokens) for key, each in found.items()}

@@ -382,7 +382,7 @@ def serve() -> Serve:
         free = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0", "log_format": "json"}
         settings = load(free | flags, {}, None)
         log, announced = io.StringIO(), Announced()
-        logger = open_log(format=settings.log_format, level="info", stream=log, colours=False)
+        logger = open_log(format=settings.log_format, level=settings.log_level, stream=log, colours=False)
         server = Server(settings, StandIn, logger=logger, announce=announced.append)  # type: ignore[arg-type]
         try:
             await server.open()

@@ -95,16 +95,41 @@ async def test_a_request_leaves_one_line_with_its_figures(running):
     }
 
 
-async def test_no_line_holds_anything_that_a_caller_wrote(running):
-    chat = common_pb2.ChatPrompt(messages=[common_pb2.ChatMessage(role="user", content=CANARY)])
-    await running.generation.Generate(request(text=CANARY))
+async def ask_with_canaries(running):
+    """Requests that hold the canary wherever a caller may write: six that are answered, and three that are not."""
+    roles = ("system", "user", "assistant", "user")
+    chat = common_pb2.ChatPrompt(messages=[common_pb2.ChatMessage(role=role, content=CANARY) for role in roles])
+    stopping = pb.GenerationConfig(stopping=pb.StoppingConfig(stop_strings=[CANARY]))
+    await running.generation.Generate(request(text=CANARY, config=stopping))
     await running.generation.Generate(request(chat=chat))
+    stream = running.generation.GenerateStream(pb.GenerateStreamRequest(request=request(text=CANARY, config=stopping)))
+    while await stream.read() is not grpc.aio.EOF:
+        pass
     await running.embedding.Embed(embed_pb.EmbedRequest(inputs=[common_pb2.TextInput(text=CANARY)]))
+    await running.embedding.Embed(embed_pb.EmbedRequest(inputs=[common_pb2.TextInput(text="")] * 2))
     await failed(running.generation.Generate(request(model=CANARY)))
     await failed(running.generation.Generate(request(adapter=CANARY)))
     await failed(running.generation.Generate(request(options=common_pb2.RequestOptions(fairness_key=CANARY))))
-    assert len(lines(running)) == 6
-    assert CANARY not in running.log.getvalue()
+    running.engine.failure = RuntimeError("a bug")
+    await failed(running.generation.Generate(request(text=CANARY)))
+
+
+async def test_nothing_that_a_caller_wrote_is_in_the_log_or_the_metrics(serve):
+    async with serve(log_level="debug") as running:
+        await ask_with_canaries(running)
+        assert len(lines(running)) == 10
+        assert "a bug" in running.log.getvalue()
+        assert CANARY not in running.log.getvalue()
+        assert CANARY not in (await running.get("/metrics"))[1]
+
+
+async def test_what_callers_write_is_in_the_log_where_that_was_asked_for(serve):
+    async with serve(log_prompts="true") as running:
+        await running.generation.Generate(request(text=CANARY, options=common_pb2.RequestOptions(request_id="mine")))
+        sent, ended = lines(running)
+        assert (sent["event"], sent["id"], sent["method"]) == ("request as sent", "mine", "Generate")
+        assert sent["sent"]["text"] == CANARY
+        assert (ended["event"], ended["id"]) == ("request", "mine")
 
 
 async def test_a_refused_request_leaves_its_reason(running):

@@ -1,58 +1,23 @@
-"""Proves that the page of metrics is well formed, counts what happened, and takes no label from a client."""
+"""Proves that the page of metrics is as documented, counts what happened, and takes no label from a client."""
 
 import asyncio
 import re
+from pathlib import Path
 
 import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stretto.engine.errors import Overloaded
-from stretto.engine.messages import Gauges, Step
+from stretto.engine.messages import Freed, Gauges, Step
+from stretto.engine.requests import Task
+from stretto.engine.results import InputReport
+from stretto.server.call import Call
 from stretto.v1 import common_pb2
 from stretto.v1 import embedding_pb2 as embed_pb
 from stretto.v1 import generation_pb2 as pb
 
-FED = {
-    "requests_total",
-    "requests_in_progress",
-    "request_duration_seconds",
-    "queue_duration_seconds",
-    "tokenization_duration_seconds",
-    "prefill_duration_seconds",
-    "decode_duration_seconds",
-    "time_to_first_token_seconds",
-    "inter_token_latency_seconds",
-    "time_per_output_token_seconds",
-    "prompt_tokens_total",
-    "cached_prompt_tokens_total",
-    "completion_tokens_total",
-    "prompt_tokens",
-    "completion_tokens",
-    "inputs_per_request",
-    "truncated_inputs_total",
-    "truncated_tokens_total",
-    "unknown_tokens_total",
-    "steps_total",
-    "step_duration_seconds",
-    "step_batch_size",
-    "step_tokens",
-    "preemptions_total",
-    "prefix_cache_queries_tokens_total",
-    "prefix_cache_hits_tokens_total",
-    "queue_requests",
-    "queue_tokens",
-    "queue_oldest_age_seconds",
-    "kv_cache_blocks",
-    "kv_cache_usage_ratio",
-    "admission_rejections_total",
-    "deadline_misses_total",
-    "cancellations_total",
-    "model_info",
-    "model_load_duration_seconds",
-    "model_memory_bytes",
-    "event_loop_lag_seconds",
-}
+DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 async def samples(running):
@@ -81,7 +46,6 @@ async def test_every_family_is_there_once_with_its_help_and_type(running):
     names = [name for name, _ in types]
     assert names == helps
     assert len(set(names)) == len(names)
-    assert {name.removeprefix("stretto_") for name in names if name.startswith("stretto_")} == FED
     assert "process_resident_memory_bytes" in names
     assert all((kind == "counter") == name.endswith("_total") for name, kind in types)
     assert "_created" not in text
@@ -91,10 +55,11 @@ async def test_a_request_is_counted_with_its_tokens_and_times(running):
     await generate(running)
     found = await samples(running)
     labels = {"model": "writer", "task": "generate"}
-    assert value(found, "requests_total", **labels, code="OK", reason="") == 1
-    assert value(found, "prompt_tokens_total", **labels) == 3
-    assert value(found, "cached_prompt_tokens_total", **labels) == 2
-    assert value(found, "completion_tokens_total", **labels) == 5
+    adapted = labels | {"adapter": ""}
+    assert value(found, "requests_total", **adapted, code="OK", reason="") == 1
+    assert value(found, "prompt_tokens_total", **adapted) == 3
+    assert value(found, "cached_prompt_tokens_total", **adapted) == 2
+    assert value(found, "completion_tokens_total", **adapted) == 5
     assert value(found, "prompt_tokens_sum", **labels) == 3
     assert value(found, "completion_tokens_sum", **labels) == 5
     assert value(found, "truncated_inputs_total", **labels) == 1
@@ -115,10 +80,10 @@ async def test_an_embedding_is_counted_too(running):
     await running.embedding.Embed(embed_pb.EmbedRequest(inputs=inputs))
     found = await samples(running)
     labels = {"model": "reader", "task": "embed"}
-    assert value(found, "requests_total", **labels, code="OK", reason="") == 1
+    assert value(found, "requests_total", **labels, adapter="", code="OK", reason="") == 1
     assert value(found, "inputs_per_request_sum", **labels) == 3
     assert value(found, "unknown_tokens_total", **labels) == 2
-    assert ("stretto_completion_tokens_total", *sorted(labels.items())) not in found
+    assert not [key for key in found if key[0].startswith("stretto_completion") and ("model", "reader") in key]
 
 
 async def test_the_buckets_start_well_under_a_millisecond(running):
@@ -146,7 +111,8 @@ async def test_names_that_clients_invent_are_no_labels(running):
             await generate(running, model=name)
     found = await samples(running)
     assert not [key for key in found if "invented" in str(key)]
-    labels = {"model": "unknown", "task": "generate", "code": "NOT_FOUND", "reason": "MODEL_NOT_FOUND"}
+    labels = {"model": "unknown", "adapter": "", "task": "generate"}
+    labels |= {"code": "NOT_FOUND", "reason": "MODEL_NOT_FOUND"}
     assert value(found, "requests_total", **labels) == 2
 
 
@@ -177,6 +143,7 @@ async def test_steps_and_gauges_of_the_engine_are_shown(running):
             seconds=0.5,
             sequences=3,
             tokens=4,
+            padding=7,
             preemptions=1,
             prefix_queried=10,
             prefix_hit=6,
@@ -185,9 +152,9 @@ async def test_steps_and_gauges_of_the_engine_are_shown(running):
     running.engine.observe(
         Gauges(
             model="writer",
+            task=Task.GENERATE,
             waiting=2,
             waiting_tokens=9,
-            running=3,
             oldest_wait_seconds=1.5,
             blocks_free=5,
             blocks_held=2,
@@ -199,16 +166,113 @@ async def test_steps_and_gauges_of_the_engine_are_shown(running):
     assert value(found, "step_duration_seconds_sum", model="writer", kind="decode") == 0.5
     assert value(found, "step_batch_size_sum", model="writer", kind="decode") == 3
     assert value(found, "step_tokens_sum", model="writer", kind="decode") == 4
+    assert value(found, "step_padding_tokens_total", model="writer", kind="decode") == 7
     assert value(found, "preemptions_total", model="writer") == 1
     assert value(found, "prefix_cache_queries_tokens_total", model="writer") == 10
     assert value(found, "prefix_cache_hits_tokens_total", model="writer") == 6
-    assert value(found, "queue_requests", model="writer") == 2
-    assert value(found, "queue_tokens", model="writer") == 9
-    assert value(found, "queue_oldest_age_seconds", model="writer") == 1.5
+    queue = {"model": "writer", "task": "generate"}
+    assert value(found, "queue_requests", **queue) == 2
+    assert value(found, "queue_tokens", **queue) == 9
+    assert value(found, "queue_oldest_age_seconds", **queue) == 1.5
     assert [
         value(found, "kv_cache_blocks", model="writer", state=state) for state in ("free", "held", "published")
     ] == [*(5, 2, 1)]
     assert value(found, "kv_cache_usage_ratio", model="writer") == 0.25
+
+
+async def test_what_stood_in_the_queue_and_the_cache_of_a_lost_engine_is_gone(running):
+    gauges = Gauges(model="writer", task=Task.GENERATE, waiting=2, waiting_tokens=9, blocks_free=1, blocks_held=3)
+    running.engine.observe(gauges)
+    running.engine.put("writer", state="loading")
+    async with asyncio.timeout(5):
+        while value(found := await samples(running), "queue_requests", model="writer", task="generate"):
+            pass
+    assert value(found, "kv_cache_blocks", model="writer", state="held") == 0
+    assert value(found, "kv_cache_usage_ratio", model="writer") == 0
+
+
+async def test_the_time_from_a_cancel_to_its_room_being_free_is_shown(running):
+    running.engine.observe(Freed(task=Task.GENERATE, seconds=0.004))
+    found = await samples(running)
+    assert value(found, "cancel_to_free_seconds_count", task="generate") == 1
+    assert value(found, "cancel_to_free_seconds_sum", task="generate") == 0.004
+
+
+async def test_texts_that_were_read_in_chunks_are_counted(running):
+    call = Call(
+        context=None,
+        path="/stretto.v1.EmbeddingService/Embed",
+        task="embed",
+        request_id="",
+        received=0.0,
+        deadline=None,
+        stall_seconds=1.0,
+        max_response_bytes=1,
+        model="reader",
+        reports=[InputReport(token_count=9, chunk_count=count) for count in (1, 2, 3)],
+    )
+    running.server._metrics.observe_end(call, "OK", None)
+    assert value(await samples(running), "chunked_inputs_total", model="reader", task="embed") == 2
+
+
+async def test_calls_are_counted_under_the_names_of_grpcs_own_dashboards(running):
+    await generate(running)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await generate(running, model="nobody")
+    found = await samples(running)
+    method = {
+        "grpc_type": "unary",
+        "grpc_service": "stretto.v1.GenerationService",
+        "grpc_method": "Generate",
+    }
+    stream = method | {"grpc_type": "server_stream", "grpc_method": "GenerateStream"}
+    assert found[("grpc_server_started_total", *sorted(method.items()))] == 2
+    ended = {
+        code: found[("grpc_server_handled_total", *sorted((method | {"grpc_code": code}).items()))]
+        for code in ("OK", "NotFound", "Canceled", "InvalidArgument")
+    }
+    assert ended == {"OK": 1, "NotFound": 1, "Canceled": 0, "InvalidArgument": 0}
+    assert found[("grpc_server_started_total", *sorted(stream.items()))] == 0
+
+
+async def test_every_series_whose_labels_are_known_is_there_before_the_first_request(running):
+    before = await samples(running)
+    await generate(running)
+    await running.embedding.Embed(embed_pb.EmbedRequest(inputs=[common_pb2.TextInput(text="a")]))
+    for kind in ("prefill", "decode", "mixed"):
+        running.engine.observe(Step(model="writer", kind=kind, seconds=0.5, sequences=3, tokens=4))
+    running.engine.observe(Step(model="reader", kind="encode", seconds=0.5, sequences=3, tokens=4))
+    assert set(await samples(running)) == set(before)
+
+
+async def test_counts_outlive_the_engine_process(running):
+    await generate(running)
+    running.engine.alive = False
+    running.engine.put("writer", state="loading")
+    running.engine.alive = True
+    running.engine.put("writer", state="ready", loaded_at=1_800_000_000.0)
+    async with asyncio.timeout(5):
+        while value(found := await samples(running), "model_load_duration_seconds_count", model="writer") < 2:
+            pass
+    labels = {"model": "writer", "adapter": "", "task": "generate"}
+    assert value(found, "requests_total", **labels, code="OK", reason="") == 1
+
+
+async def test_the_documentation_has_every_metric_with_its_type_labels_and_meaning(running):
+    _, text = await running.get("/metrics")
+    families = {
+        (family.name + "_total" * (family.type == "counter"), family.type, labels(family), family.documentation)
+        for family in text_string_to_metric_families(text)
+    }
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \| (.+) \|$", DOCUMENT.read_text(), re.MULTILINE)
+    documented = {(name, kind, frozenset(re.findall(r"\w+", labels)), text) for name, kind, labels, text in rows}
+    assert documented == families
+    assert len(rows) == len(families)
+
+
+def labels(family):
+    (names,) = {frozenset(sample.labels) - {"le"} for sample in family.samples}
+    return names
 
 
 async def test_models_are_shown_with_what_they_take(running):

@@ -100,7 +100,7 @@ def other_than_default(path, field):
 def call():
     return Call(
         context=None,
-        method="m",
+        path="/s/m",
         task="generate",
         request_id="",
         received=0.0,

@@ -91,8 +91,8 @@ class Generate(Message, frozen=True, kw_only=True):
 
     @property
     def task(self) -> Task:
-        """What the caller asked for: a score is had by continuing what is given."""
-        return Task.SCORE if self.score == "suffixes" else Task.GENERATE
+        """What the caller asked for: who wants no token of his own has given suffixes to be scored."""
+        return Task.SCORE if self.score_suffixes and self.max_tokens == 0 else Task.GENERATE
 
 
 class Encode(Message, frozen=True, kw_only=True):

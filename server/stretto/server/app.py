@@ -12,7 +12,7 @@ from structlog.typing import FilteringBoundLogger
 
 from stretto.engine.config import LoadSpec
 from stretto.engine.core import Engine
-from stretto.engine.messages import Gauges, Step
+from stretto.engine.messages import Figures
 from stretto.server.announcements import (
     Announcement,
     EngineDown,
@@ -44,7 +44,7 @@ FLUSH_SECONDS = 0.5  # for replies that are written and not yet sent
 CLEANUP_SECONDS = 5.0  # for what a cut request leaves behind
 
 Announce = Callable[[Announcement], None]
-MakeEngine = Callable[[Callable[[Step | Gauges], None], Callable[[], None]], Engine]
+MakeEngine = Callable[[Callable[[Figures], None], Callable[[], None]], Engine]
 
 
 async def run(
@@ -52,7 +52,7 @@ async def run(
 ) -> int:
     """Serve until a signal; the exit code. Raises StrettoError for what keeps the server from starting."""
 
-    def make_engine(observe: Callable[[Step | Gauges], None], changed: Callable[[], None]) -> Engine:
+    def make_engine(observe: Callable[[Figures], None], changed: Callable[[], None]) -> Engine:
         return Engine(loads, settings.limits(), observe=observe, changed=changed)
 
     signals = Signals()
@@ -104,7 +104,7 @@ class Server:
         self._settings = settings
         self._announce = announce
         self._changed = asyncio.Event()
-        self._metrics = Metrics()
+        self._metrics = Metrics(SERVICES)
         self._gate = Gate()
         self._health = Health()
         self._engine = make_engine(self._metrics.observe, self._changed.set)
@@ -117,6 +117,7 @@ class Server:
                     logger,
                     stall_seconds=settings.stall_seconds,
                     max_response_bytes=settings.max_response_bytes,
+                    log_prompts=settings.log_prompts,
                 )
             ],
             options=options(settings),
@@ -126,7 +127,7 @@ class Server:
     async def open(self) -> None:
         """Open both ports. Requests are refused and health says NOT_SERVING until the models are ready."""
         self._register()
-        await self._health.refresh(self._engine, draining=False)
+        self._health.refresh(self._engine, draining=False)
         listening = Listening(grpc=self._bind(), metrics=await self._bind_http())
         await self._grpc.start()
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._watch_lag())]
@@ -138,7 +139,7 @@ class Server:
         self._gate.open()
         self._changed.set()
         await self._engine.ready()
-        await self._health.refresh(self._engine, draining=False)
+        self._health.refresh(self._engine, draining=False)
 
     async def race(self, *awaitables: Awaitable[object]) -> None:
         """Wait for the first of these, and stop waiting for the others. A watcher that breaks ends the wait too."""
@@ -153,7 +154,7 @@ class Server:
     async def drain(self, hurry: asyncio.Event) -> None:
         """Take nothing new, let what runs finish within the grace (or until hurried), and cut the rest."""
         self._gate.shut()
-        await self._health.refresh(self._engine, draining=True)
+        self._health.refresh(self._engine, draining=True)
         grace = self._settings.grace_seconds
         self._announce(Stopping(num_running=len(self._gate.in_flight), grace_seconds=grace))
         with suppress(TimeoutError):
@@ -197,7 +198,7 @@ class Server:
         model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._grpc)  # type: ignore[no-untyped-call]
         tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(tokenizer, self._grpc)  # type: ignore[no-untyped-call]
         server_pb2_grpc.add_ServerServiceServicer_to_server(server, self._grpc)  # type: ignore[no-untyped-call]
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         if self._settings.reflects:
             add_reflection([*SERVICES, "grpc.health.v1.Health"], self._grpc)
 
@@ -230,7 +231,7 @@ class Server:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            await self._health.refresh(self._engine, draining=self._gate.draining)
+            self._health.refresh(self._engine, draining=self._gate.draining)
             self._metrics.observe_models(self._engine.cards())
             if alive and not self._engine.alive:
                 self._announce(EngineDown())

@@ -19,7 +19,7 @@ class Call:
     """
 
     context: Any  # grpc.aio's ServicerContext; messages are bytes on it
-    method: str
+    path: str  # of the method: /stretto.v1.GenerationService/Generate
     task: str
     request_id: str
     received: float
@@ -33,6 +33,10 @@ class Call:
     num_inputs: int = 0
     num_candidates: int = 1
     answering: bool = False  # something of the answer exists: no longer waiting for a first result
+
+    @property
+    def method(self) -> str:
+        return self.path.rpartition("/")[2]
 
     async def admit(self) -> None:
         """Tell the caller, who may wait long for the first byte, that the request was taken."""

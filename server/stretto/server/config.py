@@ -63,6 +63,7 @@ class Settings:
     stall_seconds: float
     log_format: str
     log_level: str
+    log_prompts: bool
     reflection: str
     insecure: bool
     origins: Mapping[str, str]
@@ -175,6 +176,9 @@ SETTINGS: tuple[Setting, ...] = (
         read=read_choice("debug", "info", "warning", "error"),
         default="info",
         help="debug, info, warning or error; info has one line a request",
+    ),
+    Setting(
+        name="log_prompts", read=read_switch, default="false", help="writes what people send into the log, every word"
     ),
     Setting(
         name="reflection",

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError, Message
 from structlog.typing import FilteringBoundLogger
 
@@ -53,12 +54,14 @@ class Interceptor(grpc.aio.ServerInterceptor):
         *,
         stall_seconds: float,
         max_response_bytes: int,
+        log_prompts: bool,
     ) -> None:
         self._gate = gate
         self._metrics = metrics
         self._logger = logger
         self._stall_seconds = stall_seconds
         self._max_response_bytes = max_response_bytes
+        self._log_prompts = log_prompts
 
     async def intercept_service(
         self,
@@ -66,24 +69,25 @@ class Interceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
         handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or not method.startswith(OURS):
+        path = handler_call_details.method
+        if handler is None or not path.startswith(OURS):
             return handler
-        assert not handler.request_streaming, f"{method}: streams of requests are not served yet"
+        assert not handler.request_streaming, f"{path}: streams of requests are not served yet"
         serve = cast(Method, handler.unary_stream if handler.response_streaming else handler.unary_unary)
         decode = cast(Callable[[bytes], Message], handler.request_deserializer)
 
         async def answer(data: bytes, context: Any) -> bytes | None:
-            return await self._answer(method, serve, decode, data, context)
+            return await self._answer(path, serve, decode, data, context)
 
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(answer)
         return grpc.unary_unary_rpc_method_handler(answer)
 
     async def _answer(
-        self, method: str, serve: Method, decode: Callable[[bytes], Message], data: bytes, context: Any
+        self, path: str, serve: Method, decode: Callable[[bytes], Message], data: bytes, context: Any
     ) -> bytes | None:
-        call = self._call(method, context)
+        call = self._call(path, context)
+        self._metrics.observe_start(call)
         try:
             reply = await self._served(call, serve, decode, data)
         except StrettoError as error:
@@ -102,13 +106,13 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self._end(call, code_of(failure).name, failure)
         await self._abort(call, failure)
 
-    def _call(self, method: str, context: Any) -> Call:
+    def _call(self, path: str, context: Any) -> Call:
         received = time.monotonic()
         remaining = context.time_remaining()
         return Call(
             context=context,
-            method=method.rpartition("/")[2],
-            task=TASKS.get(method, ""),
+            path=path,
+            task=TASKS.get(path, ""),
             request_id=uuid.uuid4().hex,
             received=received,
             deadline=None if remaining is None else received + remaining,
@@ -127,6 +131,9 @@ class Interceptor(grpc.aio.ServerInterceptor):
         if options is not None and options.request_id:
             check_request_id(options.request_id)
             call.request_id = options.request_id
+        if self._log_prompts:
+            sent = MessageToDict(request, preserving_proto_field_name=True)
+            self._logger.info("request as sent", id=call.request_id, method=call.method, sent=sent)
         with nullcontext() if call.method == UNGATED else self._gate.passing(call):
             reply = await serve(request, call)
         return None if reply is None else call.sendable(reply)
@@ -141,8 +148,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     def _end(self, call: Call, code: str, error: StrettoError | None) -> None:
         """Count the request and write its line: figures and names of ours, nothing that the caller wrote but the id."""
-        if call.task:
-            self._metrics.observe_call(call, code, error)
+        self._metrics.observe_end(call, code, error)
         facts: dict[str, object] = {"id": call.request_id, "method": call.method, "code": code}
         if error is not None:
             facts["reason"] = error.reason

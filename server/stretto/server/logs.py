@@ -27,7 +27,7 @@ def open_log(*, format: str, level: str, stream: TextIO, colours: bool) -> Filte
         renderer,
     ]
     logger = structlog.wrap_logger(
-        structlog.PrintLogger(stream),
+        structlog.WriteLogger(stream),  # a line in one write, whole also where others write
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         context_class=dict,

@@ -31,6 +31,7 @@ one ends them.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments; values stay text, so that the settings can report all mistakes at once."""
     from stretto.server.config import SETTINGS
+    from stretto.server.quantities import read_switch
 
     parser.epilog = EXAMPLES
     parser.add_argument(
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for setting in SETTINGS:
         text = f"{setting.help} (default: {setting.default})"
-        if setting.name == "insecure":
+        if setting.read is read_switch:
             parser.add_argument(setting.flag, action="store_const", const="true", help=setting.help)
         elif setting.name != "models":
             parser.add_argument(setting.flag, metavar=setting.name.rpartition("_")[2].upper(), help=text)
