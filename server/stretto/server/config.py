@@ -6,6 +6,7 @@ at once with where it came from. Every reader takes text (a flag, a variable) or
 """
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -300,8 +301,9 @@ def _toml(value: object) -> str:
         case bool():
             return str(value).lower()
         case int() | float():
-            return f"{value:g}" if isinstance(value, float) else str(value)
+            return repr(value)
         case tuple():
             return "[" + ", ".join(_toml(each) for each in cast("tuple[object, ...]", value)) + "]"
         case _:
-            return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+            # TOML's escapes are JSON's, except that TOML wants one more character escaped.
+            return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
