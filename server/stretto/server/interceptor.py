@@ -69,25 +69,24 @@ class Interceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
         handler = await continuation(handler_call_details)
-        path = handler_call_details.method
-        if handler is None or not path.startswith(OURS):
+        method = handler_call_details.method
+        if handler is None or not method.startswith(OURS):
             return handler
-        assert not handler.request_streaming, f"{path}: streams of requests are not served yet"
+        assert not handler.request_streaming, f"{method}: streams of requests are not served yet"
         serve = cast(Method, handler.unary_stream if handler.response_streaming else handler.unary_unary)
         decode = cast(Callable[[bytes], Message], handler.request_deserializer)
 
         async def answer(data: bytes, context: Any) -> bytes | None:
-            return await self._answer(path, serve, decode, data, context)
+            return await self._answer(method, serve, decode, data, context)
 
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(answer)
         return grpc.unary_unary_rpc_method_handler(answer)
 
     async def _answer(
-        self, path: str, serve: Method, decode: Callable[[bytes], Message], data: bytes, context: Any
+        self, method: str, serve: Method, decode: Callable[[bytes], Message], data: bytes, context: Any
     ) -> bytes | None:
-        call = self._call(path, context)
-        self._metrics.observe_start(call)
+        call = self._call(method, context)
         try:
             reply = await self._served(call, serve, decode, data)
         except StrettoError as error:
@@ -106,13 +105,14 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self._end(call, code_of(failure).name, failure)
         await self._abort(call, failure)
 
-    def _call(self, path: str, context: Any) -> Call:
+    def _call(self, method: str, context: Any) -> Call:
         received = time.monotonic()
         remaining = context.time_remaining()
+        self._metrics.observe_start(method)
         return Call(
             context=context,
-            path=path,
-            task=TASKS.get(path, ""),
+            path=method,
+            task=TASKS.get(method, ""),
             request_id=uuid.uuid4().hex,
             received=received,
             deadline=None if remaining is None else received + remaining,

@@ -93,8 +93,9 @@ class Metrics:
     def observe_lag(self, seconds: float) -> None:
         self._loop_lag.observe(seconds)
 
-    def observe_start(self, call: Call) -> None:
-        self._rpcs.begun(call.path)
+    def observe_start(self, path: str) -> None:
+        """One call that began, of the method with this path."""
+        self._rpcs.begun(path)
 
     def observe_end(self, call: Call, code: str, error: StrettoError | None) -> None:
         """One call that ended, however it did."""

@@ -19,7 +19,10 @@ TYPES = {
 
 
 class RpcCounts:
-    """The methods are known from the protos, so that each series is there before its first call."""
+    """The methods are known from the protos, so that each series is there before its first call.
+
+    A path of any other service, or one that a client made up, is not counted.
+    """
 
     def __init__(self, registry: CollectorRegistry, services: Sequence[str]) -> None:
         self._instruments = RpcInstruments(registry)
@@ -32,10 +35,12 @@ class RpcCounts:
                     self._instruments.expect(**labels, grpc_code=_code(code.name))
 
     def begun(self, path: str) -> None:
-        self._instruments.started.labels(**self._labels[path]).inc()
+        if path in self._labels:
+            self._instruments.started.labels(**self._labels[path]).inc()
 
     def ended(self, path: str, code: str) -> None:
-        self._instruments.handled.labels(**self._labels[path], grpc_code=_code(code)).inc()
+        if path in self._labels:
+            self._instruments.handled.labels(**self._labels[path], grpc_code=_code(code)).inc()
 
 
 def _labels(service: str, method: MethodDescriptor) -> dict[str, str]:
