@@ -1,6 +1,7 @@
 """Proves that the page of metrics is as documented, counts what happened, and takes no label from a client."""
 
 import asyncio
+import json
 import re
 from pathlib import Path
 
@@ -73,6 +74,20 @@ async def test_a_request_is_counted_with_its_tokens_and_times(running):
     assert value(found, "time_to_first_token_seconds_sum", model="writer") == pytest.approx(0.006)
     assert value(found, "inter_token_latency_seconds_count", model="writer") == 4
     assert value(found, "time_per_output_token_seconds_sum", model="writer") == pytest.approx(0.004 / 4)
+
+
+async def test_the_tokens_of_an_answer_that_was_left_are_counted_as_they_came(running):
+    labels = {"model": "writer", "adapter": "", "task": "generate"}
+    limits = pb.GenerationConfig(stopping=pb.StoppingConfig(max_tokens=10_000))
+    asked = pb.GenerateRequest(text="a", config=limits)
+    call = running.generation.GenerateStream(pb.GenerateStreamRequest(request=asked))
+    for _ in range(4):  # that it has started, and three tokens
+        await call.read()
+    assert value(await samples(running), "completion_tokens_total", **labels) >= 3
+    call.cancel()
+    await asyncio.wait_for(running.engine.left.wait(), 5)
+    counted = value(await samples(running), "completion_tokens_total", **labels)
+    assert json.loads(running.log.getvalue().splitlines()[-1])["tokens_out"] == counted >= 3
 
 
 async def test_an_embedding_is_counted_too(running):

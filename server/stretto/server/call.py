@@ -32,6 +32,7 @@ class Call:
     reports: list[InputReport] = field(default_factory=list)
     num_inputs: int = 0
     num_candidates: int = 1
+    num_generated: int = 0  # tokens, as they come
     answering: bool = False  # something of the answer exists: no longer waiting for a first result
 
     @property

@@ -37,7 +37,7 @@ class GenerationService(rpc.GenerationServiceServicer):
         prompt: PromptScored | None = None
         ended: Finished | None = None
         gained: list[Delta] = []
-        pace = self._metrics.pace(card.name)
+        pace = self._metrics.pace(call)
         async with self._engine.generate(asked) as events:
             async for event in events:
                 match event:
@@ -74,7 +74,7 @@ class GenerationService(rpc.GenerationServiceServicer):
         _refuse_best_of(asked)
         asked = replace(asked, max_prompt_logprobs=self._room // LOGPROB_BYTES)
         gathering = Gathering(wishes.min_tokens_per_message)
-        pace = self._metrics.pace(card.name)
+        pace = self._metrics.pace(call)
         async with self._engine.generate(asked) as events:
             async for event in events:
                 match event:

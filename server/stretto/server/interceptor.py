@@ -159,6 +159,8 @@ class Interceptor(grpc.aio.ServerInterceptor):
         if call.usage:
             facts |= {"tokens_in": call.usage.prompt_tokens, "cached": call.usage.cached_prompt_tokens}
             facts["tokens_out"] = call.usage.completion_tokens
+        elif call.num_generated:
+            facts["tokens_out"] = call.num_generated
         if call.telemetry:
             facts["queue_ms"] = _milliseconds(call.telemetry.queue_seconds)
             if call.telemetry.first_token_seconds is not None:

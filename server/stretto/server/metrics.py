@@ -4,7 +4,7 @@ import time
 from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Histogram, Metric, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, ProcessCollector, generate_latest
 from prometheus_client.registry import Collector
 
 from stretto.engine.errors import Draining, ModelNotReady, Overloaded, StrettoError
@@ -119,13 +119,14 @@ class Metrics:
             self._requests.inputs.labels(model, task).observe(call.num_inputs)
         self._count_inputs(model, task, call.reports)
         if call.usage:
-            self._count_tokens(model, task, call.usage)
+            self._count_tokens(model, task, call.usage, call.num_generated)
         if call.telemetry and call.usage:
             self._time(model, task, call.telemetry, call.usage.completion_tokens / call.num_candidates)
 
-    def pace(self, model: str) -> "Pace":
-        """A watch on the gaps between one request's tokens."""
-        return Pace(self._answers.inter_token.labels(model))
+    def pace(self, call: Call) -> "Pace":
+        """Counts one request's tokens as they come, and watches the gaps between them."""
+        tokens = self._answers.tokens.labels(call.model, NO_ADAPTER, call.task)
+        return Pace(call, tokens, self._answers.inter_token.labels(call.model))
 
     def _expect(self, card: ModelCard) -> None:
         """Have every series of a model before its first request."""
@@ -161,12 +162,13 @@ class Metrics:
             if report.unknown_token_count:
                 self._requests.unknown_tokens.labels(model, task).inc(report.unknown_token_count)
 
-    def _count_tokens(self, model: str, task: str, usage: Usage) -> None:
+    def _count_tokens(self, model: str, task: str, usage: Usage, counted: int) -> None:
         self._requests.prompt_tokens.labels(model, NO_ADAPTER, task).inc(usage.prompt_tokens)
         self._requests.cached_tokens.labels(model, NO_ADAPTER, task).inc(usage.cached_prompt_tokens)
         self._requests.prompt_sizes.labels(model, task).observe(usage.prompt_tokens)
         if task == Task.GENERATE:
-            self._answers.tokens.labels(model, NO_ADAPTER, task).inc(usage.completion_tokens)
+            uncounted = usage.completion_tokens - counted  # what stood behind a stop string was never sent
+            self._answers.tokens.labels(model, NO_ADAPTER, task).inc(max(0, uncounted))
             self._answers.sizes.labels(model, task).observe(usage.completion_tokens)
 
     def _time(self, model: str, task: str, telemetry: Telemetry, tokens_each: float) -> None:
@@ -202,23 +204,27 @@ class Metrics:
 
 
 class Pace:
-    """The gaps between the tokens of one request's candidates. Several tokens at once share their gap evenly."""
+    """The tokens of one request's candidates, and the gaps between them. Several at once share their gap evenly."""
 
-    def __init__(self, histogram: Histogram) -> None:
-        self._histogram = histogram
+    def __init__(self, call: Call, tokens: Counter, gaps: Histogram) -> None:
+        self._call = call
+        self._tokens = tokens
+        self._gaps = gaps
         self._last: dict[int, float] = {}
 
     def note(self, deltas: Iterable[Delta]) -> None:
         now = time.monotonic()
         gained: Tally[int] = Tally()
         for delta in deltas:
-            gained[delta.candidate] += len(delta.token_ids)
+            gained[delta.candidate] += len(delta.token_ids) - delta.num_echoed
+        self._call.num_generated += gained.total()
+        self._tokens.inc(gained.total())
         for candidate, num_tokens in gained.items():
             if num_tokens == 0:
                 continue
             if candidate in self._last:
                 for _ in range(num_tokens):
-                    self._histogram.observe((now - self._last[candidate]) / num_tokens)
+                    self._gaps.observe((now - self._last[candidate]) / num_tokens)
             self._last[candidate] = now
 
 
