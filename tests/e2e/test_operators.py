@@ -31,7 +31,7 @@ def ask_with_canaries(client: Client) -> None:
         lambda: client.generate(CANARY, model=CANARY),
         lambda: client.generate(CANARY, top_p=7),
         lambda: client.generate(CANARY * 2000),
-        lambda: client.chat([{"role": CANARY, "content": CANARY}]),
+        lambda: client.chat([{"role": CANARY, "content": CANARY}], max_tokens=2),
         lambda: client.embed([CANARY], prompt_name=CANARY),
         lambda: next(iter(client.stream(CANARY, max_tokens=500))),
     ]
