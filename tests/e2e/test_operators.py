@@ -88,6 +88,34 @@ def test_counts_go_on_and_health_tells_when_the_engine_dies_and_comes_back(
         assert server.total("stretto_requests_total") == before + 1
 
 
+def test_health_answers_at_once_while_requests_are_refused_for_want_of_room(
+    start_server: Any, models: list[str], eventually: Any
+) -> None:
+    server = start_server(*models, "--max-queue-requests", "1", "--max-sequences", "1")
+    calm = threading.Event()
+
+    def crowd() -> None:
+        with Client(server.target) as client:
+            while not calm.is_set():
+                with suppress(stretto.StrettoError):
+                    client.generate("Once upon a time", max_tokens=8)
+
+    threads = [threading.Thread(target=crowd) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    try:
+        eventually(lambda: server.total("stretto_admission_rejections_total") > 0, 30)
+        with grpc.insecure_channel(server.target) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            for _ in range(20):
+                assert stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status == Status.SERVING
+        assert server.status("/readyz") == 200
+    finally:
+        calm.set()
+        for thread in threads:
+            thread.join()
+
+
 def listen(watch: Any, heard: "queue.Queue[int]") -> None:
     with suppress(grpc.RpcError):
         for answer in watch:
