@@ -103,15 +103,14 @@ class Rates:
         now = self._clock()
         self._forget_idle(now)
         allowance = self._clients.setdefault(client, Allowance(self._requests, self._tokens, now))
-        costs = [(allowance.requests, 1.0), (allowance.tokens, float(tokens))]
-        for bucket, cost in costs:
-            if bucket and (seconds := bucket.wait(cost, now)):
-                raise _too_fast(bucket.rate, seconds)
+        costs = [(bucket, cost) for bucket, cost in ((allowance.requests, 1), (allowance.tokens, tokens)) if bucket]
+        waits = {bucket.wait(cost, now): bucket.rate for bucket, cost in costs}
+        if seconds := max(waits, default=0.0):
+            raise _too_fast(waits[seconds], seconds)
         if streaming and self._max_streams and allowance.num_streams >= self._max_streams:
             raise _too_many_streams(self._max_streams)
         for bucket, cost in costs:
-            if bucket:
-                bucket.take(cost)
+            bucket.take(cost)
         allowance.num_streams += streaming
         try:
             yield Charge(allowance.tokens, tokens)
