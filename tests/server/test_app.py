@@ -29,6 +29,15 @@ async def begun(running):
     return call
 
 
+async def until(true):
+    """Let the loop run until something is so."""
+    for _ in range(1000):
+        if true():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never became so")
+
+
 async def draining(running, hurry):
     """Begin to drain; returns when the server says so."""
     drain = asyncio.create_task(running.server.drain(hurry))
@@ -78,7 +87,7 @@ async def test_what_does_not_finish_in_the_grace_is_cut_and_told_so(serve):
         running.engine.go_on = asyncio.Event()
         stream = await begun(running)
         unary = generate(running)
-        await unary.initial_metadata()  # it was taken
+        await until(lambda: len(running.engine.calls) == 2)
         drain = asyncio.create_task(running.server.drain(asyncio.Event()))
         for waiting in (stream.read(), unary):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
