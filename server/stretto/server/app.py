@@ -275,7 +275,7 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", 8 * 1024),
         ("grpc.absolute_max_metadata_size", 16 * 1024),
         # Above this grpc itself refuses, with a bare RST_STREAM: far above what our own queue refuses with a reason.
-        ("grpc.max_concurrent_streams", 4096),
+        ("grpc.max_concurrent_streams", max(4096, 2 * settings.max_queue_requests)),
         # Our own queue refuses with a reason; these would drop calls of a burst with none.
         ("grpc.server.max_pending_requests", 100_000),
         ("grpc.server.max_pending_requests_hard_limit", 200_000),

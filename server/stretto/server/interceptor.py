@@ -9,8 +9,8 @@ import asyncio
 import math
 import time
 import uuid
-from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
@@ -97,18 +97,16 @@ class Interceptor(grpc.aio.ServerInterceptor):
         decode = cast(Callable[[bytes], Message], handler.request_deserializer)
 
         async def answer(data: bytes, context: Any) -> bytes | None:
-            call = self._call(method, context, client)
-            return await self._answer(call, serve, decode, data, streaming=handler.response_streaming)
+            call = self._call(method, context, client=client, streaming=handler.response_streaming)
+            return await self._answer(call, serve, decode, data)
 
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(answer)
         return grpc.unary_unary_rpc_method_handler(answer)
 
-    async def _answer(
-        self, call: Call, serve: Method, decode: Callable[[bytes], Message], data: bytes, *, streaming: bool
-    ) -> bytes | None:
+    async def _answer(self, call: Call, serve: Method, decode: Callable[[bytes], Message], data: bytes) -> bytes | None:
         try:
-            reply = await self._served(call, serve, decode, data, streaming=streaming)
+            reply = await self._served(call, serve, decode, data)
         except StrettoError as error:
             failure = error
         except asyncio.CancelledError:  # the caller left, its deadline passed, or the server stops
@@ -127,11 +125,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
         """A handler of any method, since what it takes is not read: it refuses."""
 
         async def refuse(_requests: object, context: Any) -> None:
-            await self._fail(self._call(method, context, ""), why)
+            await self._fail(self._call(method, context, client="", streaming=False), why)
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 
-    def _call(self, method: str, context: Any, client: str) -> Call:
+    def _call(self, method: str, context: Any, *, client: str, streaming: bool) -> Call:
         received = time.monotonic()
         remaining = context.time_remaining()
         return Call(
@@ -144,12 +142,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
             stall_seconds=self._stall_seconds,
             max_response_bytes=self._max_response_bytes,
             client=client,
+            streaming=streaming,
             running=asyncio.current_task(),
         )
 
-    async def _served(
-        self, call: Call, serve: Method, decode: Callable[[bytes], Message], data: bytes, *, streaming: bool
-    ) -> bytes | None:
+    async def _served(self, call: Call, serve: Method, decode: Callable[[bytes], Message], data: bytes) -> bytes | None:
         try:
             request = decode(data)
         except DecodeError:
@@ -160,14 +157,20 @@ class Interceptor(grpc.aio.ServerInterceptor):
         if options is not None and options.request_id:
             check_request_id(options.request_id)
             call.request_id = options.request_id
+        with self._inside(call, num_bytes=len(data)):
+            reply = await serve(request, call)
+        return None if reply is None else call.sendable(reply)
+
+    @contextmanager
+    def _inside(self, call: Call, *, num_bytes: int) -> Iterator[None]:
+        """Past the gate and within what its client may ask: a token a byte, until an answer has counted them."""
         passing = nullcontext() if call.method == UNGATED else self._gate.passing(call)
         client = call.client or client_of(call.context.peer())
-        tokens = len(data) if call.task else 0
-        with passing, self._rates.admitted(client, tokens=tokens, streaming=streaming) as charge:
-            reply = await serve(request, call)
+        tokens = num_bytes if call.task else 0
+        with passing, self._rates.admitted(client, tokens=tokens, streaming=call.streaming) as charge:
+            yield
             if call.usage is not None:
                 charge.correct(call.usage.prompt_tokens)
-        return None if reply is None else call.sendable(reply)
 
     async def _fail(self, call: Call, error: StrettoError) -> NoReturn:
         """Count first, then send the status, which waits for a reader: one that stalls is not waited for either.
