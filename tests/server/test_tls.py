@@ -137,6 +137,15 @@ def test_the_start_up_screen_says_who_can_read_along(host, encrypted, asks, line
     assert ("can be read on their way" in told) is warned
 
 
+def test_the_screen_tells_what_a_command_needs_to_be_let_in(running):
+    there = Address("127.0.0.1", 50051)
+    secured = Listening(grpc=there, metrics=there, encrypted=True, asks_for_token=True)
+    told = "\n".join(serving_lines(secured, running.engine.cards(), 30))
+    assert " chat --tls-ca CERT.pem --token-file TOKEN.txt" in told
+    plain = Listening(grpc=there, metrics=there, encrypted=False, asks_for_token=False)
+    assert "CERT.pem" not in "\n".join(serving_lines(plain, running.engine.cards(), 30))
+
+
 def problems(given):
     with pytest.raises(ConfigError) as caught:
         read_credentials(load(given, {}, None))

@@ -153,6 +153,8 @@ def _commands(listening: Listening, cards: list[ModelCard]) -> list[str]:
     target = str(listening.grpc)
     prefix = "" if target == DEFAULT_TARGET else f"STRETTO_TARGET={target} "
     prefix += program()
+    suffix = " --tls-ca CERT.pem" if listening.encrypted else ""
+    suffix += " --token-file TOKEN.txt" if listening.asks_for_token else ""
     tasks = {task for card in cards for task in card.tasks}
     commands = []
     if any(card.has_chat_template for card in cards):
@@ -161,7 +163,7 @@ def _commands(listening: Listening, cards: list[ModelCard]) -> list[str]:
         commands.append(' embed "A man eats food." "A person is eating." --similarity')
     if Task.GENERATE in tasks:
         commands.append(' generate "The capital of France is" --max-tokens 8')
-    return [prefix + command for command in commands]
+    return [prefix + command + suffix for command in commands]
 
 
 def program() -> str:
