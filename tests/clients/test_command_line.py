@@ -16,7 +16,7 @@ from google.protobuf import json_format
 
 from stretto.v1 import embedding_pb2, generation_pb2, model_pb2
 
-COMMANDS = ["serve", "chat", "generate", "embed", "models", "inspect", "pull"]
+COMMANDS = ["serve", "chat", "generate", "embed", "models", "inspect", "pull", "token"]
 # Nothing but the standard library and the script itself, as far as imports go.
 BARE = """
 import sys

@@ -16,6 +16,7 @@ import torch
 from tokenizers import models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from stretto.engine import process
 from stretto.engine.config import Limits, LoadSpec
 from stretto.engine.core import Engine
 from stretto.engine.errors import (
@@ -28,10 +29,12 @@ from stretto.engine.errors import (
     ModelNotFound,
     Overloaded,
     ReplyTooLarge,
+    SlowReader,
     StrettoError,
     VersionMismatch,
 )
 from stretto.engine.frames import LENGTH
+from stretto.engine.messages import Gauges
 from stretto.engine.requests import (
     EmbedCall,
     FinishReason,
@@ -266,6 +269,49 @@ async def test_the_last_words_of_an_engine_process_are_in_the_servers_log(
     await until(lambda: engine.alive and engine.card("tiny").state == "ready")
 
 
+async def test_tokens_that_nobody_takes_are_bounded_and_their_request_ends(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "MAX_UNREAD_TOKENS", 8)
+    async with engine.generate(ask(max_tokens=60)) as events:
+        assert isinstance(await anext(events), Started)
+        await until(lambda: not engine._process._inboxes)  # it is given up though nobody reads
+        await answered(engine, ask(max_tokens=2))  # whoever reads is served
+        with pytest.raises(SlowReader, match="8 tokens wait to be read"):
+            await anext(events)
+
+
+async def test_an_engine_that_hangs_is_killed_and_another_one_answers(
+    start: Callable[[Limits], Awaitable[Engine]], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = await start(Limits(hang_seconds=2))
+    await engine.ready()
+    pid = engine._process._link.pid if engine._process._link is not None else None
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(EngineLost, match="the engine process hung"):
+        await asyncio.wait_for(answered(engine, ask()), 20)
+    await until(lambda: engine.alive and engine.card("tiny").state == "ready")
+    await answered(engine, ask())
+    assert "hung: it said nothing for 2.5 s, the limit is 2 s" in caplog.text
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_an_engine_with_nothing_to_do_is_not_taken_for_one_that_hangs(
+    start: Callable[[Limits], Awaitable[Engine]],
+) -> None:
+    gauges = asyncio.Semaphore(0)
+    engine = await start(Limits(hang_seconds=1))
+    engine._observe = lambda news: gauges.release() if isinstance(news, Gauges) else None
+    await engine.ready()
+    pid = engine._process._link.pid if engine._process._link is not None else None
+    for _ in range(5):  # two and a half seconds of silence, but for these
+        await asyncio.wait_for(gauges.acquire(), 5)
+    assert engine._process._link is not None
+    assert engine._process._link.pid == pid
+
+
 async def test_an_engine_that_dies_while_it_loads_again_and_again_fails_the_start(
     start: Callable[[Limits], Awaitable[Engine]], checkpoint: Path
 ) -> None:
@@ -423,7 +469,7 @@ async def test_a_response_prefix_stands_behind_the_prompt(engine: Engine) -> Non
     _, whole, _ = await answered(engine, ask("w1 w2 w3 w4 w5"))
     begun, deltas, _ = await answered(engine, replace(ask("w1 w2 w3"), response_prefix=" w4 w5"))
     assert begun.report.token_count == 5
-    assert [delta.token_ids for delta in deltas] == [delta.token_ids for delta in whole]
+    assert [token for delta in deltas for token in delta.token_ids] == [t for delta in whole for t in delta.token_ids]
     kept, _, _ = await answered(
         engine,
         replace(ask("w1 w2 w3"), response_prefix="w4 w5", overflow=Overflow.TRUNCATE_END, max_prompt_tokens=3),

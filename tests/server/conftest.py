@@ -48,6 +48,7 @@ from stretto.engine.tokenizing import DetokenizeCall, TokenizeCall, Tokenized, T
 from stretto.server.announcements import Announcement
 from stretto.server.app import Server
 from stretto.server.config import load
+from stretto.server.credentials import read_credentials
 from stretto.server.logs import open_log
 from stretto.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from stretto.v1.generation_pb2_grpc import GenerationServiceStub
@@ -383,7 +384,8 @@ def serve() -> Serve:
         settings = load(free | flags, {}, None)
         log, announced = io.StringIO(), Announced()
         logger = open_log(format=settings.log_format, level=settings.log_level, stream=log, colours=False)
-        server = Server(settings, StandIn, logger=logger, announce=announced.append)  # type: ignore[arg-type]
+        credentials = read_credentials(settings)
+        server = Server(settings, StandIn, credentials=credentials, logger=logger, announce=announced.append)  # type: ignore[arg-type]
         try:
             await server.open()
             listening = announced[0]

@@ -7,8 +7,10 @@ import socket
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from stretto.engine.errors import Overloaded
 from stretto.server.announcements import EngineDown, Listening, ModelFailed, ModelReady, Stopped, Stopping
 from stretto.server.app import Signals, options
 from stretto.server.config import load
@@ -25,6 +27,15 @@ async def begun(running):
     call = running.generation.GenerateStream(pb.GenerateStreamRequest(request=pb.GenerateRequest(text="a")))
     await call.read()
     return call
+
+
+async def until(true):
+    """Let the loop run until something is so."""
+    for _ in range(1000):
+        if true():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never became so")
 
 
 async def draining(running, hurry):
@@ -63,15 +74,59 @@ async def test_before_the_models_are_known_nothing_is_answered(serve):
         assert (await generate(running)).candidates
 
 
-async def test_what_does_not_finish_in_the_grace_is_cut_and_counted(serve):
+def draining_details(error):
+    """The reason and whether there is a time to come back, of a call that was cut."""
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    raw = dict(error.trailing_metadata())["grpc-status-details-bin"]
+    found = status_pb2.Status.FromString(raw).details
+    return error_details_pb2.ErrorInfo.FromString(found[0].value).reason, len(found)
+
+
+async def test_what_does_not_finish_in_the_grace_is_cut_and_told_so(serve):
     async with serve(grace_seconds=0.2) as running:
         running.engine.go_on = asyncio.Event()
-        call = await begun(running)
-        await running.server.drain(asyncio.Event())
+        stream = await begun(running)
+        unary = generate(running)
+        await until(lambda: len(running.engine.calls) == 2)
+        drain = asyncio.create_task(running.server.drain(asyncio.Event()))
+        for waiting in (stream.read(), unary):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await waiting
+            assert draining_details(caught.value) == ("DRAINING", 2)
+        await drain
+        assert running.announced[-1] == Stopped(num_finished=0, num_cut=2)
+        assert running.engine.num_left == 2
+        assert "CANCELLED" not in running.log.getvalue()
+
+
+async def test_a_stream_that_nobody_reads_does_not_hold_up_the_stop(serve):
+    small_window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65536)]
+    async with serve(grace_seconds=0.2, channel_options=small_window) as running:
+        running.engine.piece = "x" * 1_000_000
+        await begun(running)
+        await asyncio.wait_for(running.server.drain(asyncio.Event()), 5)
         assert running.announced[-1] == Stopped(num_finished=0, num_cut=1)
-        assert running.engine.num_left == 1
-        with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
-            await call.read()
+
+
+async def test_health_answers_while_nothing_else_gets_in(running):
+    running.engine.refusal = Overloaded("512 requests are waiting; the limit is 512.")
+    health = health_pb2_grpc.HealthStub(running.channel)
+    for _ in range(50):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await generate(running)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        answer = await health.Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_thousand_streams_of_one_channel_are_all_ours_to_answer(running):
+    """Above its own limit of streams grpc refuses without a word, and its clients call that UNAVAILABLE."""
+    running.engine.go_on = asyncio.Event()
+    async with asyncio.timeout(60):
+        streams = await asyncio.gather(*(begun(running) for _ in range(1000)))
+        running.engine.go_on.set()
+        messages = await asyncio.gather(*(stream.read() for stream in streams))
+    assert {message.WhichOneof("event") for message in messages} == {"delta"}
 
 
 async def test_a_second_signal_cuts_at_once(running):

@@ -81,6 +81,20 @@ def test_an_address_that_others_reach_must_be_meant(name, address):
     assert str(getattr(load({name: address, "insecure": "true"}, {}, None), name)) == address
 
 
+@pytest.mark.parametrize("secured", [{"token_file": "t"}, {"tls_cert": "c", "tls_key": "k"}])
+def test_tls_or_a_token_opens_the_address_of_grpc_and_not_that_of_the_metrics(secured):
+    assert str(load({"listen": "0.0.0.0:1"} | secured, {}, None).listen) == "0.0.0.0:1"
+    (told,) = problems({"metrics_listen": "0.0.0.0:1"} | secured)
+    assert "--metrics-listen has neither TLS nor tokens" in told
+
+
+def test_what_opens_an_address_is_said_where_it_is_refused():
+    assert problems({"listen": "0.0.0.0:50051"}) == [
+        "0.0.0.0 can be reached from other machines, and neither TLS nor a token is set. "
+        "Set --tls-cert/--tls-key or --token-file, or say --insecure if you mean it."
+    ]
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:65535", "localhost:80", "127.8.8.8:1"])
 def test_an_address_of_this_machine_needs_no_word(address):
     assert str(load({"listen": address}, {}, None).listen) == address
@@ -116,6 +130,9 @@ def test_sizes_are_decimal_or_binary_as_they_are_written(written, num_bytes):
         *(("cache_memory", bad) for bad in ("-1", "1XB", "MB", True, 1.5, "1e9")),
         *(("threads", bad) for bad in ("1.5", "x", True, 2.0, "1025", "")),
         *(("step_budget_ms", bad) for bad in ("nan", "inf", "0", "-1", True, "x")),
+        *(("tls_cert", bad) for bad in (1, True, "a\0b", [])),
+        *(("client_streams", bad) for bad in ("-1", "x", 1.5)),
+        *(("client_token_rate", bad) for bad in ("-1", "nan", "inf")),
         *(("models", bad) for bad in ("", [], [1], 5)),
         *(("insecure", bad) for bad in ("yes", 1, "")),
         *(("device", bad) for bad in ("gpu", "cuda:x", "")),

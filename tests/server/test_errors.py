@@ -145,6 +145,16 @@ async def test_an_unforeseen_error_is_an_id_for_the_caller_and_a_traceback_for_t
     assert "RuntimeError: a secret at 0x7f00" in running.log.getvalue()
 
 
+@pytest.mark.parametrize("method", ["Generate", "GenerateStream", "Embed"])
+@pytest.mark.parametrize("error", [RuntimeError("a secret"), ValueError("a secret"), MemoryError("a secret")])
+async def test_no_method_tells_its_caller_what_nobody_foresaw(running, method, error):
+    running.engine.refusal = error
+    told = await failed(asked(running, method))
+    assert unpacked(status_from(told))["ErrorInfo"].reason == "ENGINE_ERROR"
+    assert "secret" not in str(told)
+    assert "a secret" in running.log.getvalue()
+
+
 async def test_a_deadline_of_the_message_ends_the_request(running):
     running.engine.go_on = asyncio.Event()
     options = common_pb2.RequestOptions(timeout=Duration(nanos=100_000_000))

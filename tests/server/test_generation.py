@@ -226,6 +226,20 @@ async def test_a_stream_that_is_not_read_is_ended_and_its_neighbour_is_not(serve
         assert "SLOW_READER" in running.log.getvalue()
 
 
+async def test_nothing_of_a_stream_that_is_not_read_stays_but_its_status(serve):
+    small_window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65536)]
+    async with serve(stall_seconds=0.3, channel_options=small_window) as running:
+        running.engine.piece = "x" * 1_000_000
+        call = running.generation.GenerateStream(pb.GenerateStreamRequest(request=request()))
+        await call.read()
+        (inside,) = running.server._gate.in_flight
+        ended, _ = await asyncio.wait({inside.running}, timeout=10)  # though the caller is there, and does not read
+        assert ended
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await _rest(call)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 async def test_a_reply_that_is_too_large_is_refused_by_its_size(serve):
     async with serve(max_response_bytes=10_000) as running:
         running.engine.piece = "x" * 4000

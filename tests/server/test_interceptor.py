@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import sys
+from pathlib import Path
 
 import grpc
 import pytest
@@ -171,3 +173,36 @@ async def test_a_request_larger_than_the_limit_never_arrives(serve):
         error = await failed(running.generation.Generate(request(text="x" * 20_000)))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert not running.engine.calls
+
+
+BOMB = """
+import sys, grpc
+unlimited = [("grpc.max_send_message_length", -1)]
+with grpc.insecure_channel(sys.argv[1], options=unlimited, compression=grpc.Compression.Gzip) as channel:
+    try:
+        channel.unary_unary(sys.argv[2])(bytes(64 << 20))
+    except grpc.RpcError as error:
+        print(error.code().name, error.details())
+"""
+
+
+def count_peak_from_here():
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes():
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+async def test_a_small_message_that_unpacks_into_a_large_one_is_refused_before_it_does(running):
+    """Sixty-four megabytes of nothing are sixty-four kilobytes on the way. A process of its own packs them."""
+    count_peak_from_here()
+    before = peak_bytes()
+    words = (sys.executable, "-c", BOMB, running.target, "/stretto.v1.GenerationService/Generate")
+    process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+    told, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert told.startswith(b"RESOURCE_EXHAUSTED")
+    assert b"larger than max" in told  # the words by which our client knows MESSAGE_TOO_LARGE
+    assert peak_bytes() - before < 32 << 20
+    assert not running.engine.calls

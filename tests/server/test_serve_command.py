@@ -91,7 +91,7 @@ def life(running):
     """Everything that a server says, from its start to its end."""
     address = Address("127.0.0.1", 50051)
     return [
-        Listening(grpc=address, metrics=Address("127.0.0.1", 9464)),
+        Listening(grpc=address, metrics=Address("127.0.0.1", 9464), encrypted=False, asks_for_token=False),
         *(ModelReady(card=card) for card in running.engine.cards()),
         Serving(),
         Stopping(num_running=2, grace_seconds=30),

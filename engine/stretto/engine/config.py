@@ -23,7 +23,7 @@ class Limits:
 
     A step computes at most `step_tokens` of at most `max_sequences` candidates, or texts of about `encode_tokens`
     together; while anything decodes, a prefill or encode step is cut to `step_budget_seconds`. `threads` 0 lets torch
-    choose.
+    choose. An engine process that says nothing for `hang_seconds` is killed; 0: it is waited for.
     """
 
     max_sequences: int = 64
@@ -35,6 +35,7 @@ class Limits:
     max_queue_tokens: int = 1_000_000
     max_inputs: int = 2048
     threads: int = 0
+    hang_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         for name in ("max_sequences", "step_tokens", "encode_tokens", "block_size", "max_queue_requests", "max_inputs"):

@@ -74,6 +74,11 @@ class Link:
         except (asyncio.IncompleteReadError, ConnectionError):
             return
 
+    def kill(self) -> None:
+        """End the engine process though it may hear nothing; the end of `events` follows. `close` does it itself."""
+        if not self._writer.is_closing():
+            self._process.kill()
+
     async def close(self) -> int | None:
         """End the engine process (it ends at end-of-file) and return its exit code; kill it if it lingers."""
         self._writer.close()

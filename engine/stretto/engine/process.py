@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 
 from stretto.engine import errors
 from stretto.engine.config import Limits
-from stretto.engine.errors import EngineLost, StrettoError
+from stretto.engine.errors import EngineLost, SlowReader, StrettoError
 from stretto.engine.link import Link
 from stretto.engine.messages import (
     Cancel,
@@ -33,9 +33,12 @@ from stretto.engine.messages import (
     Token,
     Vector,
 )
+from stretto.engine.watchdog import Watchdog
 
 RESTART_SECONDS = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0)  # before each restart in a row; one that ran a minute ends the row
 STEADY_SECONDS = 60.0
+WATCH_SECONDS = 0.5  # between two looks at a silent engine; it speaks as often
+MAX_UNREAD_TOKENS = 16_384  # of one request; the cache never waits for whoever reads them
 DEATHS_AT_START = 3  # then it is no accident
 LOG = logging.getLogger("stretto.engine")
 
@@ -150,15 +153,23 @@ class EngineProcess:
         while True:
             begun = time.monotonic()
             self._link, self.alive = link, True
-            link.send(self._loads())
-            async for events in link.events():
-                for event in events:
-                    self._take(event)
+            loads = self._loads()
+            link.send(loads)
+            watchdog = Watchdog(self._limits.hang_seconds, num_loads=len(loads))
+            watching = asyncio.create_task(_watch(link, watchdog))
+            try:
+                async for events in link.events():
+                    watchdog.hear(events)
+                    for event in events:
+                        self._take(event)
+            finally:
+                watching.cancel()
             if self._closing:
                 return
             self._link = None  # first: whoever closes the engine meanwhile must not close the link again
-            self._lose("the engine process died")
-            why = f"the engine process {_ending(await link.close())}"
+            self._lose("the engine process hung" if watchdog.hung else "the engine process died")
+            ending = _ending(await link.close())
+            why = f"the engine process {watchdog.why if watchdog.hung else ending}"
             steady = self._settled() and time.monotonic() - begun > STEADY_SECONDS
             deaths = 1 if steady else deaths + 1
             LOG.error(why)
@@ -186,8 +197,20 @@ class EngineProcess:
             return
         if isinstance(event, Failed) and event.log:
             LOG.error(event.log)
-        if (inbox := self._inboxes.get(event.id)) is not None:
+        if (inbox := self._inboxes.get(event.id)) is None:
+            return
+        if isinstance(event, Token) and inbox.qsize() >= MAX_UNREAD_TOKENS:
+            self._give_up_reader(event.id, inbox)
+        else:
             inbox.put_nowait(event)
+
+    def _give_up_reader(self, request_id: int, inbox: asyncio.Queue[Answer]) -> None:
+        """End a request whose tokens nobody takes; what is there may still be read, the end of it says why."""
+        message = f"{MAX_UNREAD_TOKENS} tokens wait to be read, the limit; the request was ended."
+        inbox.put_nowait(Failed(id=request_id, reason=SlowReader.reason, message=message))
+        del self._inboxes[request_id]
+        if self._link is not None:
+            self._link.send([Cancel(id=request_id, sent=time.monotonic())])
 
     def _lose(self, why: str) -> None:
         """Fail everything in flight: the engine process that held it is gone."""
@@ -196,6 +219,14 @@ class EngineProcess:
             message = f"The request was lost: {why}. Nothing of it goes on; try again."
             inbox.put_nowait(Failed(id=request_id, reason=EngineLost.reason, message=message))
         self._died()
+
+
+async def _watch(link: Link, watchdog: Watchdog) -> None:
+    """Kill an engine process that hangs. Time in which this process itself did not run is not held against it."""
+    while True:
+        await asyncio.sleep(WATCH_SECONDS)
+        if watchdog.hangs(WATCH_SECONDS):
+            return link.kill()
 
 
 def _ending(code: int | None) -> str:

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import suppress
 from typing import TypeAlias
 
 import msgspec
@@ -33,7 +34,7 @@ from stretto.engine.messages import (
 )
 
 LOG = logging.getLogger("stretto.engine")
-GAUGES_SECONDS = 0.5  # how often a busy engine says how its queues stand
+GAUGES_SECONDS = 0.5  # how often an engine says how its queues stand, also when it has nothing else to say
 LAST_WORDS_SECONDS = 2.0
 
 # What goes to the server, in this order; an event of threading's is set once all before it has gone.
@@ -151,11 +152,12 @@ def serve(end: socket.socket, limits: Limits) -> None:
 
 
 def _obey_all(worker: Worker, inbox: queue.SimpleQueue[list[Command]]) -> list[Event]:
-    """Obey every command that is there; when there is nothing else to do, wait for one."""
+    """Obey every command that is there; when there is nothing else to do, wait for one, but never long."""
     events: list[Event] = []
     if worker.idle:
-        for command in inbox.get():
-            events += worker.obey(command)
+        with suppress(queue.Empty):
+            for command in inbox.get(timeout=GAUGES_SECONDS):
+                events += worker.obey(command)
     while not inbox.empty():
         for command in inbox.get():
             events += worker.obey(command)

@@ -8,10 +8,12 @@ from stretto.server.quantities import Address
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listening:
-    """Both ports are open; health says NOT_SERVING until the models are ready."""
+    """Both ports are open; health says NOT_SERVING until the models are ready. Metrics are plain HTTP always."""
 
     grpc: Address
     metrics: Address
+    encrypted: bool
+    asks_for_token: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from stretto.server.announcements import (
     Stopping,
 )
 from stretto.server.config import Settings
+from stretto.server.credentials import Credentials
 from stretto.server.embedding import EmbeddingService
 from stretto.server.gate import Gate
 from stretto.server.generation import GenerationService
@@ -35,6 +36,7 @@ from stretto.server.metrics import Metrics
 from stretto.server.models import ModelService
 from stretto.server.ports import CannotListen, cannot_listen, check_free
 from stretto.server.quantities import Address
+from stretto.server.rates import Rate, Rates
 from stretto.server.reflection import add_reflection
 from stretto.server.tokenizing import TokenizerService
 from stretto.v1 import embedding_pb2_grpc, generation_pb2_grpc, model_pb2_grpc, server_pb2_grpc, tokenizer_pb2_grpc
@@ -48,7 +50,12 @@ MakeEngine = Callable[[Callable[[Figures], None], Callable[[], None]], Engine]
 
 
 async def run(
-    settings: Settings, loads: Sequence[LoadSpec], *, logger: FilteringBoundLogger, announce: Announce
+    settings: Settings,
+    loads: Sequence[LoadSpec],
+    *,
+    credentials: Credentials,
+    logger: FilteringBoundLogger,
+    announce: Announce,
 ) -> int:
     """Serve until a signal; the exit code. Raises StrettoError for what keeps the server from starting."""
 
@@ -56,7 +63,7 @@ async def run(
         return Engine(loads, settings.limits(), observe=observe, changed=changed)
 
     signals = Signals()
-    server = Server(settings, make_engine, logger=logger, announce=announce)
+    server = Server(settings, make_engine, credentials=credentials, logger=logger, announce=announce)
     try:
         await server.open()
         await server.race(server.load(), signals.first.wait())
@@ -98,10 +105,12 @@ class Server:
         settings: Settings,
         make_engine: MakeEngine,
         *,
+        credentials: Credentials,
         logger: FilteringBoundLogger,
         announce: Announce,
     ) -> None:
         self._settings = settings
+        self._tls = credentials.tls
         self._announce = announce
         self._changed = asyncio.Event()
         self._metrics = Metrics(SERVICES)
@@ -115,6 +124,8 @@ class Server:
                     self._gate,
                     self._metrics,
                     logger,
+                    tokens=credentials.tokens,
+                    rates=rates(settings),
                     stall_seconds=settings.stall_seconds,
                     max_response_bytes=settings.max_response_bytes,
                     log_prompts=settings.log_prompts,
@@ -128,7 +139,12 @@ class Server:
         """Open both ports. Requests are refused and health says NOT_SERVING until the models are ready."""
         self._register()
         self._health.refresh(self._engine, draining=False)
-        listening = Listening(grpc=self._bind(), metrics=await self._bind_http())
+        listening = Listening(
+            grpc=self._bind(),
+            metrics=await self._bind_http(),
+            encrypted=self._tls is not None,
+            asks_for_token=self._settings.token_file is not None,
+        )
         await self._grpc.start()
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._watch_lag())]
         self._announce(listening)
@@ -161,10 +177,10 @@ class Server:
             async with asyncio.timeout(grace):
                 await self.race(self._gate.empty(), hurry.wait())
         self._gate.cut_the_rest()
-        await self._grpc.stop(0 if self._gate.in_flight else FLUSH_SECONDS)
-        with suppress(TimeoutError):  # grpc does not wait for the clean-up of calls that it cancels
+        with suppress(TimeoutError):
             async with asyncio.timeout(CLEANUP_SECONDS):
                 await self._gate.empty()
+        await self._grpc.stop(FLUSH_SECONDS)
         self._announce(Stopped(num_finished=self._gate.finished, num_cut=self._gate.cut))
 
     async def close(self) -> None:
@@ -206,7 +222,10 @@ class Server:
         wanted = self._settings.listen
         check_free(wanted, "--listen")  # asked first: grpc's own refusal says neither why nor who
         try:
-            port = self._grpc.add_insecure_port(str(wanted))
+            if self._tls is None:
+                port = self._grpc.add_insecure_port(str(wanted))
+            else:
+                port = self._grpc.add_secure_port(str(wanted), self._tls)
         except RuntimeError as error:
             raise CannotListen(f"cannot listen on {wanted}: {error}. Choose another with --listen.") from None
         return Address(wanted.host, port)
@@ -256,7 +275,8 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", settings.max_response_bytes),
         ("grpc.max_metadata_size", 8 * 1024),
         ("grpc.absolute_max_metadata_size", 16 * 1024),
-        ("grpc.max_concurrent_streams", 128),
+        # Above this grpc itself refuses, with a bare RST_STREAM: far above what our own queue refuses with a reason.
+        ("grpc.max_concurrent_streams", max(4096, 2 * settings.max_queue_requests)),
         # Our own queue refuses with a reason; these would drop calls of a burst with none.
         ("grpc.server.max_pending_requests", 100_000),
         ("grpc.server.max_pending_requests_hard_limit", 200_000),
@@ -267,6 +287,19 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ]
+
+
+def rates(settings: Settings) -> Rates:
+    """What one client may ask."""
+
+    def rate(per_second: float, burst: int, unit: str) -> Rate | None:
+        return Rate(per_second=per_second, burst=burst or max(1.0, per_second), unit=unit) if per_second else None
+
+    return Rates(
+        requests=rate(settings.client_request_rate, settings.client_request_burst, "requests"),
+        tokens=rate(settings.client_token_rate, settings.client_token_burst, "tokens"),
+        max_streams=settings.client_streams,
+    )
 
 
 async def _cancelled(tasks: Sequence[asyncio.Future[object]] | Sequence[asyncio.Task[None]]) -> None:

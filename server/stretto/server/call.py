@@ -26,6 +26,9 @@ class Call:
     deadline: float | None
     stall_seconds: float
     max_response_bytes: int
+    client: str = ""  # the name of the token that came with it; what one client computes another never sees
+    streaming: bool = False  # it may be answered with more than one message
+    running: asyncio.Task[Any] | None = None  # for whoever has to cut it short
     model: str = ""
     usage: Usage | None = None
     telemetry: Telemetry | None = None

@@ -20,6 +20,7 @@ from stretto.server.quantities import (
     read_address,
     read_choice,
     read_device,
+    read_file,
     read_integer,
     read_names,
     read_number,
@@ -62,6 +63,16 @@ class Settings:
     max_response_bytes: int
     grace_seconds: float
     stall_seconds: float
+    hang_seconds: float
+    tls_cert: Path | None
+    tls_key: Path | None
+    tls_client_ca: Path | None
+    token_file: Path | None
+    client_request_rate: float
+    client_request_burst: int
+    client_token_rate: float
+    client_token_burst: int
+    client_streams: int
     log_format: str
     log_level: str
     log_prompts: bool
@@ -82,6 +93,7 @@ class Settings:
             max_queue_tokens=self.max_queue_tokens,
             max_inputs=self.max_inputs,
             threads=self.threads,
+            hang_seconds=self.hang_seconds,
         )
 
 
@@ -171,6 +183,57 @@ SETTINGS: tuple[Setting, ...] = (
         default="30",
         help="how long a stream may go unread before it is ended",
     ),
+    Setting(
+        name="hang_seconds",
+        read=read_number(0, 86_400),
+        default="60",
+        help="how long the engine may say nothing before it is killed and started again; longer where its steps "
+        "are long; 0: any time",
+    ),
+    Setting(name="tls_cert", read=read_file, default="", help="certificate for TLS, a PEM file with its chain"),
+    Setting(name="tls_key", read=read_file, default="", help="the certificate's private key, a PEM file"),
+    Setting(
+        name="tls_client_ca",
+        read=read_file,
+        default="",
+        help="certificates, a PEM file, of whoever signs those of clients; without one of these no client gets in",
+    ),
+    Setting(
+        name="token_file",
+        read=read_file,
+        default="",
+        help="who may call: a file of lines NAME sha256:HEX, as `stretto token NAME` prints them",
+    ),
+    Setting(
+        name="client_request_rate",
+        read=read_number(0, 1_000_000),
+        default="0",
+        help="requests a second of one client (a token's name, else an address); 0: any number",
+    ),
+    Setting(
+        name="client_request_burst",
+        read=read_integer(0, 1_000_000),
+        default="0",
+        help="requests that one client may send at once; 0: those of a second",
+    ),
+    Setting(
+        name="client_token_rate",
+        read=read_number(0, 1_000_000_000),
+        default="0",
+        help="prompt and input tokens a second of one client, taken as one a byte until they are counted; 0: any",
+    ),
+    Setting(
+        name="client_token_burst",
+        read=read_integer(0, 1_000_000_000),
+        default="0",
+        help="tokens that one client may send at once; 0: those of a second",
+    ),
+    Setting(
+        name="client_streams",
+        read=read_integer(0, 1_000_000),
+        default="0",
+        help="streams that one client may have open; 0: any number",
+    ),
     Setting(name="log_format", read=read_choice("human", "json"), default="human", help="human or json"),
     Setting(
         name="log_level",
@@ -191,7 +254,7 @@ SETTINGS: tuple[Setting, ...] = (
         name="insecure",
         read=read_switch,
         default="false",
-        help="allow addresses that other machines can reach, without encryption or tokens",
+        help="allow addresses that other machines can reach without TLS or tokens, for gRPC and for metrics",
     ),
 )
 
@@ -217,7 +280,7 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str], file: Path
         if flags.get(setting.name) is not None
     }
     values = {setting.name: _read(setting, written[setting.name], problems) for setting in SETTINGS}
-    problems += _exposed(values)
+    problems += _unpaired(values) + _exposed(values)
     if problems:
         raise ConfigError(problems)
     origins = {name: each.origin for name, each in written.items()}
@@ -271,17 +334,39 @@ def _read(setting: Setting, written: _Written, problems: list[str]) -> object:
         return None
 
 
+def _unpaired(values: Mapping[str, object]) -> list[str]:
+    """Settings that mean nothing without another one."""
+    needs = {
+        "tls_cert": "tls_key",
+        "tls_key": "tls_cert",
+        "tls_client_ca": "tls_cert",
+        "client_request_burst": "client_request_rate",
+        "client_token_burst": "client_token_rate",
+    }
+    return [
+        f"{name} needs {other}, which is not set."
+        for name, other in needs.items()
+        if values[name] and not values[other]
+    ]
+
+
 def _exposed(values: Mapping[str, object]) -> list[str]:
     """The addresses that others can reach though nobody said that they may."""
     if values["insecure"]:
         return []
-    addresses = [values[name] for name in ("listen", "metrics_listen")]
-    return [
-        f"{address.host or 'an empty host'} can be reached from other machines, and stretto has neither TLS nor "
-        "tokens yet. Put a proxy that has them in front of 127.0.0.1, or say --insecure if you mean it."
-        for address in addresses
-        if isinstance(address, Address) and not address.is_loopback
-    ]
+    problems: list[str] = []
+    grpc, metrics = values["listen"], values["metrics_listen"]
+    if isinstance(grpc, Address) and not grpc.is_loopback and not (values["tls_cert"] or values["token_file"]):
+        problems.append(
+            f"{grpc.host} can be reached from other machines, and neither TLS nor a token is set. "
+            "Set --tls-cert/--tls-key or --token-file, or say --insecure if you mean it."
+        )
+    if isinstance(metrics, Address) and not metrics.is_loopback:
+        problems.append(
+            f"{metrics.host} can be reached from other machines, and --metrics-listen has neither TLS nor tokens. "
+            "Keep it on 127.0.0.1, or say --insecure if you mean it."
+        )
+    return problems
 
 
 def _line_of(key: str, text: str) -> int:
@@ -302,6 +387,8 @@ def _toml(value: object) -> str:
             return str(value).lower()
         case int() | float():
             return repr(value)
+        case None:
+            return '""'
         case tuple():
             return "[" + ", ".join(_toml(each) for each in cast("tuple[object, ...]", value)) + "]"
         case _:

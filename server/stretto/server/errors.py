@@ -1,5 +1,6 @@
 """How an error looks on the wire: one table from exception to status code, and the google.rpc details beside it."""
 
+import math
 import uuid
 
 import grpc
@@ -44,6 +45,18 @@ class Starting(StrettoError):
     reason = "STARTING"
 
 
+class Unauthenticated(StrettoError):
+    """The call has no bearer token that this server knows."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class TenantLimit(Overloaded):
+    """One client asks more than one client may."""
+
+    reason = "TENANT_LIMIT"
+
+
 CODES: dict[type[StrettoError], grpc.StatusCode] = {
     InvalidRequest: Code.INVALID_ARGUMENT,
     ModelNotFound: Code.NOT_FOUND,
@@ -61,12 +74,14 @@ CODES: dict[type[StrettoError], grpc.StatusCode] = {
     Draining: Code.UNAVAILABLE,
     EngineLost: Code.UNAVAILABLE,
     EngineFailure: Code.INTERNAL,
+    Unauthenticated: Code.UNAUTHENTICATED,
     StrettoError: Code.INTERNAL,
 }
 
 # How long to wait before trying again, where the error itself does not say. The others are not worth repeating.
 RETRY_SECONDS: dict[type[StrettoError], float] = {
     Overloaded: 1.0,
+    TenantLimit: 1.0,
     QueueTimeout: 1.0,
     Starting: 1.0,
     Draining: 1.0,
@@ -125,7 +140,7 @@ def _details(error: StrettoError, message: str) -> list[Message]:
         found.append(details.PreconditionFailure(violations=[failure]))
     if (seconds := retry_seconds(error)) is not None:
         delay = Duration()
-        delay.FromNanoseconds(int(seconds * 1e9))
+        delay.FromNanoseconds(math.ceil(seconds * 1e9))
         found.append(details.RetryInfo(retry_delay=delay))
     return found
 

@@ -42,7 +42,9 @@ class Gate:
             yield
         except asyncio.CancelledError:
             was_cut = self._cutting
-            raise
+            if not was_cut:
+                raise
+            raise Draining("the server stopped before this request was done; try again, or another server.") from None
         finally:
             self._leave(call, was_cut=was_cut)
 
@@ -55,8 +57,11 @@ class Gate:
         self.draining = True
 
     def cut_the_rest(self) -> None:
-        """From now on a cancelled call is one that the server cut, not one whose caller left."""
+        """End everybody inside with Draining. From now on a cancelled call is one that the server cut."""
         self._cutting = True
+        for call in self._inside:
+            if call.running is not None:
+                call.running.cancel()
 
     async def empty(self) -> None:
         """Return when nobody is inside."""

@@ -6,10 +6,11 @@ malformed bytes are INVALID_ARGUMENT, and a service may answer with any message 
 """
 
 import asyncio
+import math
 import time
 import uuid
-from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
@@ -18,13 +19,23 @@ from google.protobuf.message import DecodeError, Message
 from structlog.typing import FilteringBoundLogger
 
 from stretto.engine.errors import StrettoError
+from stretto.server.auth import Tokens
 from stretto.server.call import Call
-from stretto.server.errors import MalformedMessage, code_of, retry_seconds, status_of, unexpected
+from stretto.server.errors import (
+    MalformedMessage,
+    Unauthenticated,
+    code_of,
+    retry_seconds,
+    status_of,
+    unexpected,
+)
 from stretto.server.gate import Gate
 from stretto.server.metrics import Metrics
+from stretto.server.rates import Rates, client_of
 from stretto.server.reading import check_request_id, options_of
 
 OURS = "/stretto."
+HEALTH = "/grpc.health.v1.Health/"  # needs no token: who asks for it, as Kubernetes, has none to send
 TASKS = {
     "/stretto.v1.GenerationService/Generate": "generate",
     "/stretto.v1.GenerationService/GenerateStream": "generate",
@@ -44,7 +55,7 @@ Method = Callable[[Any, Call], Awaitable[Message | None]]
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Health and reflection pass untouched; everything of `stretto.` is answered through here."""
+    """Health passes untouched, reflection past the tokens; everything of `stretto.` is answered through here."""
 
     def __init__(
         self,
@@ -52,10 +63,14 @@ class Interceptor(grpc.aio.ServerInterceptor):
         metrics: Metrics,
         logger: FilteringBoundLogger,
         *,
+        tokens: Tokens | None,
+        rates: Rates,
         stall_seconds: float,
         max_response_bytes: int,
         log_prompts: bool,
     ) -> None:
+        self._tokens = tokens
+        self._rates = rates
         self._gate = gate
         self._metrics = metrics
         self._logger = logger
@@ -70,23 +85,29 @@ class Interceptor(grpc.aio.ServerInterceptor):
     ) -> "Handler | None":
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or not method.startswith(OURS):
+        if handler is None or method.startswith(HEALTH):
+            return handler
+        client = ""
+        if self._tokens is not None:
+            try:
+                client = self._tokens.name_of(handler_call_details.invocation_metadata)
+            except Unauthenticated as error:
+                return self._refusing(method, error)
+        if not method.startswith(OURS):
             return handler
         assert not handler.request_streaming, f"{method}: streams of requests are not served yet"
         serve = cast(Method, handler.unary_stream if handler.response_streaming else handler.unary_unary)
         decode = cast(Callable[[bytes], Message], handler.request_deserializer)
 
         async def answer(data: bytes, context: Any) -> bytes | None:
-            return await self._answer(method, serve, decode, data, context)
+            call = self._call(method, context, client=client, streaming=handler.response_streaming)
+            return await self._answer(call, serve, decode, data)
 
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(answer)
         return grpc.unary_unary_rpc_method_handler(answer)
 
-    async def _answer(
-        self, method: str, serve: Method, decode: Callable[[bytes], Message], data: bytes, context: Any
-    ) -> bytes | None:
-        call = self._call(method, context)
+    async def _answer(self, call: Call, serve: Method, decode: Callable[[bytes], Message], data: bytes) -> bytes | None:
         try:
             reply = await self._served(call, serve, decode, data)
         except StrettoError as error:
@@ -99,13 +120,19 @@ class Interceptor(grpc.aio.ServerInterceptor):
             self._logger.exception("unexpected error", id=call.request_id, error_id=failure.metadata["error_id"])
         else:
             self._end(call, "OK", None)
-            context.set_trailing_metadata((("x-request-id", call.request_id),))
+            call.context.set_trailing_metadata((("x-request-id", call.request_id),))
             return reply
-        # Counted first: sending a status waits for a reader, and a stalled one may never come back.
-        self._end(call, code_of(failure).name, failure)
-        await self._abort(call, failure)
+        await self._fail(call, failure)
 
-    def _call(self, method: str, context: Any) -> Call:
+    def _refusing(self, method: str, why: StrettoError) -> "Handler":
+        """A handler of any method, since what it takes is not read: it refuses."""
+
+        async def refuse(_requests: object, context: Any) -> None:
+            await self._fail(self._call(method, context, client="", streaming=False), why)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+    def _call(self, method: str, context: Any, *, client: str, streaming: bool) -> Call:
         received = time.monotonic()
         remaining = context.time_remaining()
         self._metrics.observe_start(method)
@@ -118,6 +145,9 @@ class Interceptor(grpc.aio.ServerInterceptor):
             deadline=None if remaining is None else received + remaining,
             stall_seconds=self._stall_seconds,
             max_response_bytes=self._max_response_bytes,
+            client=client,
+            streaming=streaming,
+            running=asyncio.current_task(),
         )
 
     async def _served(self, call: Call, serve: Method, decode: Callable[[bytes], Message], data: bytes) -> bytes | None:
@@ -134,15 +164,38 @@ class Interceptor(grpc.aio.ServerInterceptor):
         if self._log_prompts:
             sent = MessageToDict(request, preserving_proto_field_name=True)
             self._logger.info("request as sent", id=call.request_id, method=call.method, sent=sent)
-        with nullcontext() if call.method == UNGATED else self._gate.passing(call):
+        with self._inside(call, num_bytes=len(data)):
             reply = await serve(request, call)
         return None if reply is None else call.sendable(reply)
+
+    @contextmanager
+    def _inside(self, call: Call, *, num_bytes: int) -> Iterator[None]:
+        """Past the gate and within what its client may ask: a token a byte, until an answer has counted them."""
+        passing = nullcontext() if call.method == UNGATED else self._gate.passing(call)
+        client = call.client or client_of(call.context.peer())
+        tokens = num_bytes if call.task else 0
+        with passing, self._rates.admitted(client, tokens=tokens, streaming=call.streaming) as charge:
+            yield
+            if call.usage is not None:
+                charge.correct(call.usage.prompt_tokens)
+
+    async def _fail(self, call: Call, error: StrettoError) -> NoReturn:
+        """Count first, then send the status, which waits for a reader: one that stalls is not waited for either.
+
+        What is given up here grpc still keeps, and sends should the caller read on.
+        """
+        self._end(call, code_of(error).name, error)
+        try:
+            async with asyncio.timeout(self._stall_seconds):
+                await self._abort(call, error)
+        except TimeoutError:
+            raise asyncio.CancelledError from None
 
     async def _abort(self, call: Call, error: StrettoError) -> NoReturn:
         status = status_of(error)
         trailing = [("x-request-id", call.request_id), ("grpc-status-details-bin", status.SerializeToString())]
         if (seconds := retry_seconds(error)) is not None:
-            trailing.append(("grpc-retry-pushback-ms", str(round(seconds * 1000))))
+            trailing.append(("grpc-retry-pushback-ms", str(math.ceil(seconds * 1000))))
         await call.context.abort(code_of(error), status.message, tuple(trailing))
         raise AssertionError("abort returned")
 
@@ -152,6 +205,8 @@ class Interceptor(grpc.aio.ServerInterceptor):
         facts: dict[str, object] = {"id": call.request_id, "method": call.method, "code": code}
         if error is not None:
             facts["reason"] = error.reason
+        if call.client:
+            facts["client"] = call.client
         if call.model:
             facts["model"] = call.model
         if call.task:

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 UNITS = {
     "": 1,
@@ -50,6 +51,13 @@ def read_names(value: object) -> tuple[str, ...]:
     if not isinstance(names, list | tuple) or not names or not all(isinstance(each, str) and each for each in names):
         raise ValueError("a list of one or more names")
     return tuple(names)
+
+
+def read_file(value: object) -> Path | None:
+    """The name of a file; empty: none."""
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError("the name of a file")
+    return Path(value) if value else None
 
 
 def read_size(least: int) -> Callable[[object], int]:

@@ -296,6 +296,7 @@ def _options(options: common_pb2.RequestOptions, call: Call) -> Options:
         start_by=start_by,
         use_prefix_cache=not options.bypass_prefix_cache,
         cache_salt=options.cache_salt,
+        tenant=call.client,
     )
 
 

@@ -49,6 +49,7 @@ COMMANDS = {
     "embed": Command(summary="turn texts into vectors", module="stretto.cli.embed", extra="cli"),
     "models": Command(summary="show what is loaded, or can be", module="stretto.cli.models", extra="cli"),
     "inspect": Command(summary="show what a checkpoint is, offline", module="stretto.cli.inspect", extra="serve"),
+    "token": Command(summary="make a token for who may call a server", module="stretto.cli.token", extra="serve"),
     "pull": Command(summary="fetch models before they are needed", module="stretto.cli.pull", extra="serve"),
 }
 

@@ -13,6 +13,7 @@ from stretto.cli.report import colored
 if TYPE_CHECKING:  # processes forked by the server import this module again: it stays light
     from stretto.engine.config import LoadSpec
     from stretto.server.config import Settings
+    from stretto.server.credentials import Credentials
 
 EXAMPLES = """\
 examples:
@@ -21,6 +22,7 @@ examples:
   stretto serve ./runs/tiny chat=./model.gguf          a directory, and a GGUF file under the name `chat`
   stretto serve all-minilm-l6-v2 --listen 127.0.0.1:0  any free port
   stretto serve --config stretto.toml --print-config   every setting, and where its value comes from
+  stretto serve --listen 0.0.0.0:50051 --tls-cert cert.pem --tls-key key.pem --token-file tokens.txt
 
 Each option is also a key of the --config file (step_budget_ms = 20) and a variable (STRETTO_STEP_BUDGET_MS=20).
 A flag wins over a variable, a variable over the file. SIGTERM and Ctrl-C let running requests finish; a second
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a directory, a .gguf file, a name of the catalogue or a hub id; none: both default models",
     )
     for setting in SETTINGS:
-        text = f"{setting.help} (default: {setting.default})"
+        text = f"{setting.help} (default: {setting.default or 'none'})"
         if setting.read is read_switch:
             parser.add_argument(setting.flag, action="store_const", const="true", help=setting.help)
         elif setting.name != "models":
@@ -63,10 +65,16 @@ def run(arguments: argparse.Namespace) -> int:
         for name, value, origin in described(settings):
             print(f"{name} = {value}  # {origin}")
         return 0
-    return _serve(settings)
+    from stretto.server.credentials import read_credentials
+
+    try:
+        credentials = read_credentials(settings)
+    except ConfigError as error:
+        raise used_wrongly("\n".join(error.problems)) from error
+    return _serve(settings, credentials)
 
 
-def _serve(settings: "Settings") -> int:
+def _serve(settings: "Settings", credentials: "Credentials") -> int:
     import asyncio
     import logging
 
@@ -79,10 +87,14 @@ def _serve(settings: "Settings") -> int:
     logging.getLogger().addHandler(Forwarding(logger))
     loads = _loads(settings)
     if not (sys.stderr.isatty() and settings.log_format == "human"):
-        return asyncio.run(run_server(settings, loads, logger=logger, announce=Lines(logger).announce))
+        return asyncio.run(
+            run_server(settings, loads, credentials=credentials, logger=logger, announce=Lines(logger).announce)
+        )
     names = [load.name for load in loads]
     with Screen(names, grace_seconds=settings.grace_seconds, coloured=coloured) as screen:
-        return asyncio.run(run_server(settings, loads, logger=logger, announce=screen.announce))
+        return asyncio.run(
+            run_server(settings, loads, credentials=credentials, logger=logger, announce=screen.announce)
+        )
 
 
 def _loads(settings: "Settings") -> list["LoadSpec"]:

@@ -36,7 +36,15 @@ class Lines:
     def announce(self, what: Announcement) -> None:
         match what:
             case Listening():
-                self._logger.info("listening", grpc=str(what.grpc), metrics=str(what.metrics), encrypted=False)
+                self._logger.info(
+                    "listening",
+                    grpc=str(what.grpc),
+                    metrics=str(what.metrics),
+                    encrypted=what.encrypted,
+                    tokens=what.asks_for_token,
+                )
+                if readable_on_the_way(what):
+                    self._logger.warning("not encrypted: texts and tokens can be read on their way from other machines")
             case ModelReady(card=card):
                 self._logger.info("model ready", **_facts(card))
             case ModelFailed(card=card):
@@ -112,15 +120,24 @@ def model_lines(card: ModelCard, *, width: int) -> list[str]:
 
 def serving_lines(listening: Listening, cards: list[ModelCard], grace_seconds: float) -> list[str]:
     """Where to reach the server, and what to try first."""
+    how = "TLS" if listening.encrypted else "plain text"
     reach = "this machine only" if listening.grpc.is_loopback else "other machines can reach it"
+    who = ", asks for a token" if listening.asks_for_token else ""
+    warning = "            not encrypted: texts and tokens can be read on their way from other machines"
     return [
         "",
-        f"  gRPC      {listening.grpc}      (plain text, {reach})",
+        f"  gRPC      {listening.grpc}      ({how}, {reach}{who})",
+        *([warning] if readable_on_the_way(listening) else []),
         f"  metrics   http://{listening.metrics}/metrics      health  /healthz /readyz",
         "",
         *(f"  {'Try' if first else '':<7}   {command}" for first, command in _numbered(_commands(listening, cards))),
         f"  Stop with Ctrl-C: running requests get {grace_seconds:g} s to finish.",
     ]
+
+
+def readable_on_the_way(listening: Listening) -> bool:
+    """Other machines may call, and what they say is there for all machines between."""
+    return not listening.encrypted and not listening.grpc.is_loopback
 
 
 def stopping_line(what: Stopping) -> str:
@@ -136,6 +153,8 @@ def _commands(listening: Listening, cards: list[ModelCard]) -> list[str]:
     target = str(listening.grpc)
     prefix = "" if target == DEFAULT_TARGET else f"STRETTO_TARGET={target} "
     prefix += program()
+    suffix = " --tls-ca CERT.pem" if listening.encrypted else ""
+    suffix += " --token-file TOKEN.txt" if listening.asks_for_token else ""
     tasks = {task for card in cards for task in card.tasks}
     commands = []
     if any(card.has_chat_template for card in cards):
@@ -144,7 +163,7 @@ def _commands(listening: Listening, cards: list[ModelCard]) -> list[str]:
         commands.append(' embed "A man eats food." "A person is eating." --similarity')
     if Task.GENERATE in tasks:
         commands.append(' generate "The capital of France is" --max-tokens 8')
-    return [prefix + command for command in commands]
+    return [prefix + command + suffix for command in commands]
 
 
 def program() -> str:
