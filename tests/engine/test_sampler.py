@@ -11,8 +11,9 @@ from msgspec import structs
 from torch import Tensor
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from stretto.engine.ask import Ask
 from stretto.engine.messages import Draw
-from stretto.engine.sampler import NARROW, Ask, sample
+from stretto.engine.sampler import NARROW, sample
 from stretto.engine.sequence import Drawn
 from stretto.engine.uniform import uniforms
 

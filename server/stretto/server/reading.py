@@ -33,6 +33,20 @@ MIN_PRIORITY, MAX_PRIORITY = -100, 100
 MAX_REQUEST_ID_CHARACTERS = 128
 MAX_MESSAGES = 10_000
 MAX_RESPONSE_PREFIX_BYTES = 65_536
+# Fields of SamplingConfig, and of Sampling under the same names, where unset is the checkpoint's default.
+OPTIONAL_NUMBERS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "penalty_window",
+    "no_repeat_ngram_size",
+    "seed",
+)
 
 OVERFLOW = {
     common_pb2.OVERFLOW_POLICY_UNSPECIFIED: None,
@@ -242,11 +256,11 @@ def _value(value: Value) -> object:
 
 def _sampling(config: generation_pb2.SamplingConfig) -> Sampling:
     return Sampling(
-        temperature=config.temperature if config.HasField("temperature") else None,
-        top_k=config.top_k if config.HasField("top_k") else None,
-        top_p=config.top_p if config.HasField("top_p") else None,
-        min_p=config.min_p if config.HasField("min_p") else None,
-        seed=config.seed if config.HasField("seed") else None,
+        **{name: getattr(config, name) for name in OPTIONAL_NUMBERS if config.HasField(name)},
+        logit_bias=dict(config.logit_bias),
+        allowed_token_ids=tuple(config.allowed_token_ids),
+        banned_token_ids=tuple(config.banned_token_ids),
+        banned_strings=tuple(config.banned_strings),
         candidates=config.candidate_count if config.HasField("candidate_count") else 1,
         best_of=config.best_of if config.HasField("best_of") else None,
     )
