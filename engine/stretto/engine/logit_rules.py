@@ -65,9 +65,8 @@ def changed(logits_NV: Tensor, asks: Sequence[Ask]) -> Tensor:
         if draw.allowed:
             limited.add(row, [0])
             allowed.add(row, draw.allowed)
-        for ids in (draw.banned, ask.banned, _ends_of_runs(ask.tokens, draw.banned_runs)):
-            if ids:
-                banned.add(row, ids)
+        if draw.banned or draw.banned_runs or ask.banned:
+            banned.add(row, [*draw.banned, *ask.banned, *_ends_of_runs(ask.tokens, draw.banned_runs)])
     if all(rule.empty for rule in rules):
         return logits_NV
     return _with_rules(logits_NV, [rule.table() for rule in rules])
