@@ -156,3 +156,9 @@ def test_the_shortest_texts_are_no_exception(rule: dict[str, Any], length: int) 
     if length:
         assert got.equal(by_transformers(some_logits(1)[0], short))
     assert got[rule.get("allowed", [13])[0]] > -math.inf
+
+
+@pytest.mark.parametrize("penalty", [1e-45, 1e-38, 100.0])
+def test_the_most_extreme_repetition_penalty_still_leaves_numbers(penalty: float) -> None:
+    asks = asks_of([{"repetition": penalty}] * 20)
+    assert changed(some_logits(len(asks)), [replace(ask, banned=()) for ask in asks]).isfinite().all()

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from stretto.engine.ask import Ask
 
+MILDEST = 1e-30  # as a divisor: no logit that any smaller penalty divides is a float32 any more
+
 Ids = npt.NDArray[np.int64]
 Figures = npt.NDArray[np.float64]
 
@@ -96,7 +98,7 @@ def _look_back(row: int, ask: Ask, repeated: _Cells, said: _Cells, banned: _Cell
     end = len(tokens)
     begin = 0 if draw.window is None else max(0, end - draw.window)
     if draw.repetition != 1:
-        repeated.add(row, np.unique(tokens[begin:]), draw.repetition)
+        repeated.add(row, np.unique(tokens[begin:]), max(draw.repetition, MILDEST))
     if draw.presence or draw.frequency:
         ids, counts = np.unique(tokens[max(begin, end - ask.generated) :], return_counts=True)
         said.add(row, ids, draw.presence + draw.frequency * counts)

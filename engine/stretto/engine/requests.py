@@ -18,7 +18,7 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_BYTES = 256
 MAX_STOP_TOKEN_IDS = 64
 MAX_PROMPT_TEXT_BYTES = 4096
-MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100  # what they make of any logit is still a float32
+MAX_REPETITION_PENALTY = 100
 MAX_COUNT_PENALTY = 2
 MAX_NGRAM = 64  # each of its tokens may be looked for in all of the text, at every step
 MAX_LOGIT_BIAS = 100
@@ -162,8 +162,8 @@ class Sampling:
         _within("config.sampling.top_p", self.top_p, 0, 1, open_low=True)
         _within("config.sampling.min_p", self.min_p, 0, 1)
         _within("config.sampling.typical_p", self.typical_p, 0, 1, open_low=True)
-        low, high = MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY
-        _within("config.sampling.repetition_penalty", self.repetition_penalty, low, high)
+        most = MAX_REPETITION_PENALTY
+        _within("config.sampling.repetition_penalty", self.repetition_penalty, 0, most, open_low=True)
         most = MAX_COUNT_PENALTY
         _within("config.sampling.presence_penalty", self.presence_penalty, -most, most)
         _within("config.sampling.frequency_penalty", self.frequency_penalty, -most, most)
