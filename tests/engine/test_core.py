@@ -200,15 +200,26 @@ async def test_sampling_that_a_model_cannot_do_is_refused_by_its_path(
     assert engine.admission.num_requests == 0
 
 
+STUCK = Sampling(temperature=0, allowed_token_ids=(10, 11, 12), no_repeat_ngram_size=1)
+
+
 async def test_an_answer_that_its_rules_leave_without_a_token_ends_so_and_its_neighbours_go_on(engine: Engine) -> None:
-    stuck = ask(sampling=Sampling(temperature=0, allowed_token_ids=(10, 11, 12), no_repeat_ngram_size=1))
-    (_, alone, _) = await answered(engine, ask("w4", max_tokens=30))
+    _, alone, _ = await answered(engine, ask("w4", max_tokens=30))
     failed, (_, beside, _) = await asyncio.gather(
-        answered(engine, stuck), answered(engine, ask("w4", max_tokens=30)), return_exceptions=True
+        answered(engine, ask(sampling=STUCK)), answered(engine, ask("w4", max_tokens=30)), return_exceptions=True
     )
     assert isinstance(failed, InvalidRequest)
     assert failed.message.startswith("config.sampling leaves no token to go on with after 3 tokens of the answer")
     assert "".join(delta.text for delta in beside) == "".join(delta.text for delta in alone)
+
+
+async def test_what_was_read_for_an_answer_that_its_rules_ended_is_shared_by_the_next(engine: Engine) -> None:
+    """Its cache is as good as any: nothing went wrong in the engine."""
+    prompt = " ".join(f"w{i}" for i in range(20, 60))
+    with pytest.raises(InvalidRequest, match="leaves no token"):
+        await answered(engine, ask(prompt, sampling=STUCK))
+    _, _, ended = await answered(engine, ask(prompt))
+    assert ended.usage.cached_prompt_tokens == 32
 
 
 async def test_a_prompt_text_is_bounded_because_it_stands_before_every_input() -> None:

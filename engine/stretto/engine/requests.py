@@ -18,9 +18,20 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_BYTES = 256
 MAX_STOP_TOKEN_IDS = 64
 MAX_PROMPT_TEXT_BYTES = 4096
-MAX_REPETITION_PENALTY = 100
-MAX_COUNT_PENALTY = 2
-MAX_NGRAM = 64  # each of its tokens may be looked for in all of the text, at every step
+# The numbers of Sampling: the least and the most; where the least is 0, some must be above it.
+SAMPLING_BOUNDS: Mapping[str, tuple[float, float]] = {
+    "temperature": (0, 100),
+    "top_k": (0, math.inf),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "typical_p": (0, 1),
+    "repetition_penalty": (0, 100),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "penalty_window": (1, math.inf),
+    "no_repeat_ngram_size": (0, 64),  # each token of it is looked for in all of the text, at every step
+}
+ABOVE_ZERO = frozenset({"top_p", "typical_p", "repetition_penalty"})
 MAX_LOGIT_BIAS = 100
 MAX_LOGIT_BIASES = 1024
 MAX_LISTED_IDS = 4096
@@ -157,18 +168,8 @@ class Sampling:
         return self.candidates if self.best_of is None else self.best_of
 
     def __post_init__(self) -> None:
-        _within("config.sampling.temperature", self.temperature, 0, 100)
-        _within("config.sampling.top_k", self.top_k, 0, math.inf)
-        _within("config.sampling.top_p", self.top_p, 0, 1, open_low=True)
-        _within("config.sampling.min_p", self.min_p, 0, 1)
-        _within("config.sampling.typical_p", self.typical_p, 0, 1, open_low=True)
-        most = MAX_REPETITION_PENALTY
-        _within("config.sampling.repetition_penalty", self.repetition_penalty, 0, most, open_low=True)
-        most = MAX_COUNT_PENALTY
-        _within("config.sampling.presence_penalty", self.presence_penalty, -most, most)
-        _within("config.sampling.frequency_penalty", self.frequency_penalty, -most, most)
-        _within("config.sampling.penalty_window", self.penalty_window, 1, math.inf)
-        _within("config.sampling.no_repeat_ngram_size", self.no_repeat_ngram_size, 0, MAX_NGRAM)
+        for name, (low, high) in SAMPLING_BOUNDS.items():
+            _within(f"config.sampling.{name}", getattr(self, name), low, high, open_low=name in ABOVE_ZERO)
         self._check_lists()
         _within("config.sampling.candidate_count", self.candidates, 1, MAX_CANDIDATES)
         _within("config.sampling.best_of", self.best_of, self.candidates, MAX_CANDIDATES)

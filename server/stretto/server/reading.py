@@ -9,6 +9,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from stretto.engine.errors import EmptyInput, InvalidRequest
 from stretto.engine.requests import (
+    SAMPLING_BOUNDS,
     Chat,
     EmbedCall,
     GenerateCall,
@@ -33,20 +34,6 @@ MIN_PRIORITY, MAX_PRIORITY = -100, 100
 MAX_REQUEST_ID_CHARACTERS = 128
 MAX_MESSAGES = 10_000
 MAX_RESPONSE_PREFIX_BYTES = 65_536
-# Fields of SamplingConfig, and of Sampling under the same names, where unset is the checkpoint's default.
-OPTIONAL_NUMBERS = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "penalty_window",
-    "no_repeat_ngram_size",
-    "seed",
-)
 
 OVERFLOW = {
     common_pb2.OVERFLOW_POLICY_UNSPECIFIED: None,
@@ -256,7 +243,7 @@ def _value(value: Value) -> object:
 
 def _sampling(config: generation_pb2.SamplingConfig) -> Sampling:
     return Sampling(
-        **{name: getattr(config, name) for name in OPTIONAL_NUMBERS if config.HasField(name)},
+        **{name: getattr(config, name) for name in (*SAMPLING_BOUNDS, "seed") if config.HasField(name)},
         logit_bias=dict(config.logit_bias),
         allowed_token_ids=tuple(config.allowed_token_ids),
         banned_token_ids=tuple(config.banned_token_ids),
