@@ -6,7 +6,7 @@ follows: presence and frequency penalties. Lists and bans come last; they take i
 their place among the others changes nothing. An id that may be drawn no more has -inf.
 
 Every rule names cells, a row and an id each. They are found on the host, with numpy, and moved to the logits' device
-at once; there each rule is one change of its cells. No rule names a cell twice, but for those that only take away.
+at once; there each rule is one change of its cells. A rule that adds or divides names no cell twice.
 
 Shapes: N rows, V ids that may be drawn.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from stretto.engine.ask import Ask
 
-MILDEST = 1e-30  # as a divisor: no logit that any smaller penalty divides is a float32 any more
+MILDEST = 1e-30  # as a divisor: a smaller one would make infinities of logits
 
 Ids = npt.NDArray[np.int64]
 Figures = npt.NDArray[np.float64]
@@ -98,7 +98,8 @@ def _look_back(row: int, ask: Ask, repeated: _Cells, said: _Cells, banned: _Cell
     end = len(tokens)
     begin = 0 if draw.window is None else max(0, end - draw.window)
     if draw.repetition != 1:
-        repeated.add(row, np.unique(tokens[begin:]), max(draw.repetition, MILDEST))
+        ids, _ = np.unique(tokens[begin:], return_counts=True)  # counting sorts, which is faster than numpy's hashing
+        repeated.add(row, ids, max(draw.repetition, MILDEST))
     if draw.presence or draw.frequency:
         ids, counts = np.unique(tokens[max(begin, end - ask.generated) :], return_counts=True)
         said.add(row, ids, draw.presence + draw.frequency * counts)
