@@ -176,6 +176,55 @@ async def test_what_cannot_be_done_is_refused_and_leaves_no_place_taken(
     assert (engine.admission.num_requests, engine.admission.num_tokens) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("wishes", "stopping", "path", "said"),
+    [
+        ({"logit_bias": {90: 1.0}}, {}, "logit_bias", "holds 90; ids go from 0 to 89"),
+        ({"allowed_token_ids": (5, 90)}, {}, "allowed_token_ids", "holds 90; ids go from 0 to 89"),
+        ({"banned_token_ids": (96,)}, {}, "banned_token_ids", "holds 96; ids go from 0 to 89"),
+        ({"banned_strings": ("w1", "  ")}, {}, "banned_strings", "holds '  ', which makes no tokens"),
+        ({"allowed_token_ids": (5, 6), "banned_token_ids": (6, 5)}, {}, "allowed_token_ids", "bans them all"),
+        ({"allowed_token_ids": (5,), "banned_strings": ("w5",)}, {}, "allowed_token_ids", "bans them all"),
+        (
+            {"allowed_token_ids": (5, 6), "banned_token_ids": (6,)},
+            {"token_ids": (5,), "min_tokens": 2},
+            "allowed_token_ids",
+            "min_tokens, 2, bans",
+        ),
+    ],
+)
+async def test_sampling_that_a_model_cannot_do_is_refused_by_its_path(
+    engine: Engine, wishes: dict[str, Any], stopping: dict[str, Any], path: str, said: str
+) -> None:
+    call = replace(ask(sampling=Sampling(**wishes)), stopping=Stopping(max_tokens=5, **stopping))
+    with pytest.raises(InvalidRequest, match=f"config.sampling.{path} .*{said}") as caught:
+        await answered(engine, call)
+    assert caught.value.field == f"config.sampling.{path}"
+    assert engine.admission.num_requests == 0
+
+
+STUCK = Sampling(temperature=0, allowed_token_ids=(10, 11, 12), no_repeat_ngram_size=1)
+
+
+async def test_an_answer_that_its_rules_leave_without_a_token_ends_so_and_its_neighbours_go_on(engine: Engine) -> None:
+    _, alone, _ = await answered(engine, ask("w4", max_tokens=30))
+    failed, (_, beside, _) = await asyncio.gather(
+        answered(engine, ask(sampling=STUCK)), answered(engine, ask("w4", max_tokens=30)), return_exceptions=True
+    )
+    assert isinstance(failed, InvalidRequest)
+    assert failed.message.startswith("config.sampling leaves no token to go on with after 3 tokens of the answer")
+    assert "".join(delta.text for delta in beside) == "".join(delta.text for delta in alone)
+
+
+async def test_what_was_read_for_an_answer_that_its_rules_ended_is_shared_by_the_next(engine: Engine) -> None:
+    """Its cache is as good as any: nothing went wrong in the engine."""
+    prompt = " ".join(f"w{i}" for i in range(20, 60))
+    with pytest.raises(InvalidRequest, match="leaves no token"):
+        await answered(engine, ask(prompt, sampling=STUCK))
+    _, _, ended = await answered(engine, ask(prompt))
+    assert ended.usage.cached_prompt_tokens == 32
+
+
 async def test_a_prompt_text_is_bounded_because_it_stands_before_every_input() -> None:
     with pytest.raises(InvalidRequest, match=r"bytes of config\.prompt_text must be in \[0, 4096\]"):
         EmbedCall(model="tiny", inputs=(TextPrompt(text="w1"),), options=options(), prompt_text="w" * 5000)
@@ -194,6 +243,11 @@ async def test_echo_keeps_the_blank_between_prompt_and_answer(engine: Engine) ->
         ('{"temperature": -1}', "config.sampling.temperature must be in"),
         ('{"top_p": 0}', "config.sampling.top_p must be in"),
         ('{"temperature": "hot"}', "says temperature 'hot', which is no number"),
+        ('{"typical_p": 1.5}', "config.sampling.typical_p must be in"),
+        ('{"repetition_penalty": 0}', "config.sampling.repetition_penalty must be in"),
+        ('{"top_k": -1}', "config.sampling.top_k must be at least 0"),
+        ('{"top_k": 1.5}', "says top_k 1.5, which is no whole number"),
+        ('{"no_repeat_ngram_size": Infinity}', "says no_repeat_ngram_size inf, which is no whole number"),
     ],
 )
 async def test_sampling_that_no_request_could_ask_for_is_refused_in_a_checkpoint_too(

@@ -9,10 +9,18 @@ import pytest
 import torch
 from msgspec import structs
 from torch import Tensor
-from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
 
+from stretto.engine.ask import Ask
+from stretto.engine.logit_rules import changed
 from stretto.engine.messages import Draw
-from stretto.engine.sampler import NARROW, Ask, sample
+from stretto.engine.sampler import NARROW, sample
 from stretto.engine.sequence import Drawn
 from stretto.engine.uniform import uniforms
 
@@ -31,6 +39,16 @@ DRAWS = [
     Draw(temperature=6.0, top_k=3000, min_p=0.001),
     Draw(temperature=2.0, top_k=1100, top_p=0.6),  # a nucleus of a mass that only the full order knows
     Draw(temperature=1e-38),
+    Draw(temperature=1.0, typical_p=0.9),
+    Draw(temperature=6.0, typical_p=0.2),
+    Draw(temperature=1.0, typical_p=0.5, top_k=50),
+    Draw(temperature=1.5, typical_p=0.7, top_k=40, top_p=0.9, min_p=0.02),
+]
+RULES: list[dict[str, Any]] = [
+    {},
+    {"repetition": 1.8, "presence": 1.0, "frequency": 0.5},
+    {"bias": {3: 7.0, 0: -100.0}, "banned": [1, 2]},
+    {"allowed": [0, 3, 5, 6], "no_repeat_ngram": 2},
 ]
 
 
@@ -63,7 +81,22 @@ def kept(logits: list[float], draw: Draw, banned: tuple[int, ...] = ()) -> dict[
                 few[id_] = weight
             reached += weight
         weights = few
-    return {id_: weight for id_, weight in weights.items() if weight >= draw.min_p}
+    weights = {id_: weight for id_, weight in weights.items() if weight >= draw.min_p}
+    return typical(weights, draw.typical_p) if draw.typical_p < 1 else weights
+
+
+def typical(weights: dict[int, float], mass: float) -> dict[int, float]:
+    """Those whose surprise is nearest to the expected one, until they have the mass; in the order of before."""
+    whole = math.fsum(weights.values())
+    surprise = {id_: -math.log(weight / whole) if weight else math.inf for id_, weight in weights.items()}
+    expected = math.fsum(surprise[id_] * weight / whole for id_, weight in weights.items() if weight)
+    strange = {id_: abs(each - expected) for id_, each in surprise.items()}
+    reached = 0.0
+    for id_ in sorted(weights, key=strange.__getitem__):
+        reached += weights[id_] / whole
+        if reached >= mass:
+            break
+    return {each: weight for each, weight in weights.items() if strange[each] <= strange[id_]}
 
 
 def drawn_plainly(logits: list[float], ask: Ask) -> int:
@@ -109,16 +142,49 @@ def test_what_may_be_drawn_is_what_transformers_keeps(draw: Draw) -> None:
     warpers += [TopKLogitsWarper(draw.top_k)] if draw.top_k else []
     warpers += [TopPLogitsWarper(draw.top_p)] if draw.top_p < 1 else []
     warpers += [MinPLogitsWarper(draw.min_p)] if draw.min_p else []
+    warpers += [TypicalLogitsWarper(draw.typical_p)] if draw.typical_p < 1 else []
     left = logits[None]
     for warper in warpers:
         left = warper(None, left)
     assert set(kept(logits.tolist(), draw)) == set(left[0].isfinite().nonzero()[:, 0].tolist())
 
 
+def with_rules(asks: list[Ask]) -> list[Ask]:
+    """Every rule in turn, over a text of few ids."""
+    rules = RULES * (1 + len(asks) // len(RULES))
+    return [
+        replace(ask, draw=structs.replace(ask.draw, **rule), tokens=[3, 5, 6, 3, 5, row % 7], generated=4)
+        for row, (ask, rule) in enumerate(zip(asks, rules, strict=False))
+    ]
+
+
+@pytest.mark.parametrize("size", [7, 300, 4000])
+def test_a_draw_is_made_from_the_changed_logits(size: int) -> None:
+    draws = [draw for draw in DRAWS for _ in range(5 * len(RULES))]
+    logits = some_logits(len(draws), size, step=0.25)
+    asks = with_rules(asks_of(draws))
+    seen = changed(logits, asks).tolist()
+    got = [drawn.token for drawn in sample(logits, asks)]
+    gone = [tuple(id_ for id_, value in enumerate(row) if value == -math.inf) for row in seen]
+    plain = [replace(ask, banned=ids) for ask, ids in zip(asks, gone, strict=True)]
+    assert got == [drawn_plainly(row, ask) for row, ask in zip(seen, plain, strict=True)]
+
+
+def test_a_row_whose_rules_leave_nothing_says_so_and_its_neighbours_draw_as_ever() -> None:
+    logits = some_logits(len(DRAWS), 3000)
+    asks = with_rules(asks_of(DRAWS))
+    clean = sample(logits, asks)
+    stuck = [replace(ask, draw=structs.replace(ask.draw, allowed=[7], banned=[7])) for ask in asks]
+    mixed = [stuck[row] if row % 2 else ask for row, ask in enumerate(asks)]
+    got = sample(logits, mixed)
+    assert [(one.healthy, one.choice) for one in got] == [(True, row % 2 == 0) for row in range(len(asks))]
+    assert got[::2] == clean[::2]
+
+
 def test_a_row_is_drawn_alike_alone_and_in_any_company() -> None:
-    draws = DRAWS * 3
+    draws = DRAWS * 4
     logits = some_logits(len(draws), 4000, step=0.25)
-    asks = [replace(ask, top=3, also=(1, 2), banned=(0, 5)) for ask in asks_of(draws)]
+    asks = with_rules([replace(ask, top=3, also=(1, 2), banned=(0, 5)) for ask in asks_of(draws)])
     together = sample(logits, asks)
     assert together == [sample(logits[row : row + 1], [ask])[0] for row, ask in enumerate(asks)]
     order = random.Random(3).sample(range(len(draws)), len(draws))
@@ -171,10 +237,12 @@ def test_uniforms_equal_the_same_rounds_on_pythons_numbers() -> None:
 
 
 def test_what_is_told_of_a_token_is_of_the_models_own_logits() -> None:
-    """Neither the temperature nor what is banned changes a logprob or a rank."""
-    logits = some_logits(len(DRAWS), 4000, step=0.25)
-    asks = [replace(ask, top=7, also=(9, 0, 4000, -1), banned=(11, 12)) for ask in asks_of(DRAWS)]
-    for row, ask, drawn in zip(logits, asks, sample(logits, asks), strict=True):
+    """Neither the temperature nor what is banned nor any other rule changes a logprob or a rank."""
+    draws = DRAWS * 4
+    logits = some_logits(len(draws), 4000, step=0.25)
+    asks = [replace(ask, top=7, also=(9, 0, 4000, -1), banned=(11, 12)) for ask in asks_of(draws)]
+    asks[len(DRAWS) :] = with_rules(asks[len(DRAWS) :])
+    for row, drawn in zip(logits, sample(logits, asks), strict=True):
         wanted, order = row.double().log_softmax(-1), total_order(row.tolist())
         assert drawn.rank == order.index(drawn.token) + 1
         assert drawn.logprob == pytest.approx(float(wanted[drawn.token]), abs=1e-5)
@@ -182,7 +250,6 @@ def test_what_is_told_of_a_token_is_of_the_models_own_logits() -> None:
         assert [logprob for _, logprob in drawn.top] == pytest.approx(wanted[order[:7]].tolist(), abs=1e-5)
         assert drawn.also[:2] == pytest.approx(wanted[[9, 0]].tolist(), abs=1e-5)
         assert drawn.also[2:] == [-math.inf, -math.inf]
-        assert drawn.token == drawn_plainly(row.tolist(), ask)
 
 
 def test_each_row_tells_as_much_as_it_was_asked() -> None:
@@ -223,7 +290,7 @@ def test_a_row_that_is_no_number_fails_alone(poison: float | str, size: int) -> 
 def test_all_is_computed_where_the_logits_are_until_one_last_copy() -> None:
     """The meta device stands for a GPU: meeting a tensor of the host's, or asking for a value, raises another error."""
     logits = torch.empty(len(DRAWS), 4000, device="meta")
-    asks = [replace(ask, top=3, also=(1, 2), banned=(0, 5)) for ask in asks_of(DRAWS)]
+    asks = with_rules([replace(ask, top=3, also=(1, 2), banned=(0, 5)) for ask in asks_of(DRAWS)])
     with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor") as stopped:
         sample(logits, asks)
     assert ".tolist()" in str(stopped.traceback[-1].statement)

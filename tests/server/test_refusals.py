@@ -280,6 +280,20 @@ def test_values_that_change_nothing_are_accepted(table, read, make):
         ("config.sampling.min_p", math.nan),
         ("config.sampling.min_p", 1.1),
         ("config.sampling.typical_p", math.nan),
+        ("config.sampling.typical_p", 0.0),
+        ("config.sampling.typical_p", 1.1),
+        ("config.sampling.repetition_penalty", 0.0),
+        ("config.sampling.repetition_penalty", -1.0),
+        ("config.sampling.repetition_penalty", 101.0),
+        ("config.sampling.repetition_penalty", math.nan),
+        ("config.sampling.presence_penalty", 2.1),
+        ("config.sampling.presence_penalty", math.nan),
+        ("config.sampling.frequency_penalty", -2.1),
+        ("config.sampling.frequency_penalty", math.nan),
+        ("config.sampling.penalty_window", 0),
+        ("config.sampling.no_repeat_ngram_size", 65),
+        ("config.sampling.banned_strings", ""),
+        ("config.sampling.banned_strings", "x" * 257),
         ("config.sampling.candidate_count", 0),
         ("config.sampling.candidate_count", 9),
         ("config.sampling.best_of", 0),
@@ -305,6 +319,25 @@ def test_a_value_out_of_range_is_refused_by_its_path(path, value):
     with pytest.raises(InvalidRequest, match=re.escape(path)) as caught:
         read_generate(request)
     assert caught.value.field == path
+
+
+@pytest.mark.parametrize(
+    ("sampling", "path", "said"),
+    [
+        ({"logit_bias": {5: math.nan}}, "logit_bias", r"the bias of 5 in .* must be in \[-100, 100\]; got nan"),
+        ({"logit_bias": {5: 1.0, 6: -100.5}}, "logit_bias", r"the bias of 6 in .* got -100.5"),
+        ({"logit_bias": dict.fromkeys(range(1025), 1.0)}, "logit_bias", r"number of .* \[0, 1024\]; got 1025"),
+        ({"allowed_token_ids": range(4097)}, "allowed_token_ids", r"number of .* \[0, 4096\]; got 4097"),
+        ({"banned_token_ids": range(4097)}, "banned_token_ids", r"number of .* \[0, 4096\]; got 4097"),
+        ({"banned_strings": ["x"] * 65}, "banned_strings", r"number of .* \[0, 64\]; got 65"),
+    ],
+)
+def test_a_list_of_sampling_is_bounded_in_number_and_value(sampling, path, said):
+    request = generation_pb2.GenerateRequest(text="a")
+    request.config.sampling.CopyFrom(generation_pb2.SamplingConfig(**sampling))
+    with pytest.raises(InvalidRequest, match=said) as caught:
+        read_generate(request)
+    assert caught.value.field == f"config.sampling.{path}"
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,14 @@ from stretto.engine.cache.block_pool import BlockPool
 from stretto.engine.cache.kv_cache import KVCache, padding
 from stretto.engine.config import Limits
 from stretto.engine.encoder import Encoder
-from stretto.engine.errors import EngineFailure
+from stretto.engine.errors import EngineFailure, InvalidRequest, StrettoError
 from stretto.engine.messages import Command, Encode, Event, Failed, Gauges, Generate, Kind, Step, Stop
 from stretto.engine.pace import Pace
 from stretto.engine.packer import Packer, Text
 from stretto.engine.requests import Task
 from stretto.engine.runner import Runner
 from stretto.engine.scheduler import Scheduler
-from stretto.engine.sequence import Batch, Drawn, Slice
+from stretto.engine.sequence import Batch, Drawn, Sequence, Slice
 
 MOST_PATIENCE = 4.0  # times the step budget, for a burst of prompts
 
@@ -117,7 +117,10 @@ class CausalLane:
         return seconds * min(MOST_PATIENCE, max(1.0, reading / decoding))
 
     def _fail(self, request_id: int, why: Exception | None) -> Failed:
-        """End a request whose own tokens made the step fail; what it left in the cache must hurt nobody."""
+        """End a request that can't go on; what it left in the cache must hurt nobody."""
+        if isinstance(why, StrettoError):  # it has been computed, and well
+            self.scheduler.cancel(request_id)
+            return Failed(id=request_id, reason=why.reason, message=why.message)
         self._cache.zero(self.scheduler.fail(request_id))
         return accident(request_id, -1, why or ArithmeticError("the logits hold no numbers"))
 
@@ -218,14 +221,23 @@ def in_halves(run: Callable[[list[Item]], list[Result]], batch: list[Item]) -> l
 
 
 def _culprits(batch: list[Slice], results: list[Drawn | Exception | None]) -> dict[int, Exception | None]:
-    """The requests that can't go on: what they raised, or None where their logits were no numbers."""
+    """The requests that can't go on: what they raised or asked for, or None where their logits were no numbers."""
     found: dict[int, Exception | None] = {}
     for piece, result in zip(batch, results, strict=True):
         if isinstance(result, Exception):
             found[piece.sequence.request.id] = result
         elif result is not None and not result.healthy:
             found.setdefault(piece.sequence.request.id, None)
+        elif result is not None and not result.choice:
+            found.setdefault(piece.sequence.request.id, _no_choice(piece.sequence))
     return found
+
+
+def _no_choice(sequence: Sequence) -> InvalidRequest:
+    return InvalidRequest(
+        f"config.sampling leaves no token to go on with after {sequence.generated} tokens of the answer: "
+        "what it allows is all banned, by its own bans or by config.stopping.min_tokens."
+    )
 
 
 def accident(request_id: int, index: int, why: Exception) -> Failed:

@@ -5,11 +5,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from stretto.engine.ask import Ask
 from stretto.engine.cache.kv_cache import KVCache, Paged
 from stretto.engine.models.model import Decoder
 from stretto.engine.models.parts import Rows
 from stretto.engine.rotary import Rotary
-from stretto.engine.sampler import Ask, sample
+from stretto.engine.sampler import sample
 from stretto.engine.scoring import scored
 from stretto.engine.sequence import Batch, Drawn, Given, Slice
 
@@ -74,6 +75,8 @@ def _ask(piece: Slice) -> Ask:
         draw=request.draw,
         candidate=sequence.candidate,
         position=piece.stop,
+        tokens=sequence.tokens,
+        generated=sequence.generated,
         banned=request.stop_ids if sequence.generated < request.min_tokens else (),
         top=request.top,
         also=request.also,

@@ -1,25 +1,26 @@
 """
 Choose the next token of each row of logits, the whole batch at once.
 
-Every row has one total order of its ids: higher logits first, lower ids first among equals. Greedy, top-k, top-p and
-the reported alternatives all follow it, so equal logits mean the same thing everywhere. A draw is one uniform number
-and an inverse of the cumulative sums in that order.
+Every row has one total order of its ids: higher logits first, lower ids first among equals. Greedy, top-k and top-p
+follow that of the logits as `logit_rules.py` changed them; what is told of a token (logprob, rank, the alternatives) is
+of the model's own. So equal logits mean the same thing everywhere. A draw is one uniform number and an inverse of the
+cumulative sums in the order.
 
-Filters go as in transformers: temperature, top-k, top-p of what is left, min-p. Each keeps a beginning of the order, so
-the likeliest `NARROW` ids nearly always settle a row; one that they do not settle is done again over all ids, with the
-same answer.
+Filters go as in `_get_logits_processor` of transformers: temperature, top-k, top-p of what is left, min-p, typical. All
+but the last keep a beginning of the order, so the likeliest `NARROW` ids nearly always settle a row; one that they do
+not settle is done again over all ids, with the same answer. What is typical shows once all that is left is known.
 
 Shapes: N rows, V ids that may be drawn, R rows that need the order, C ids of the order.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stretto.engine.messages import Draw
+from stretto.engine.ask import Ask
+from stretto.engine.logit_rules import changed
 from stretto.engine.sequence import Drawn
 from stretto.engine.uniform import uniforms
 
@@ -27,26 +28,16 @@ NARROW = 1024
 COLDEST = 1e-30  # as a divisor: any smaller temperature gives the same answers, without dividing by 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """What one row wants: its draw, which draw it is, what is banned from it, and what to tell beside the token."""
-
-    draw: Draw
-    candidate: int
-    position: int
-    number: int = 0
-    banned: Sequence[int] = ()
-    top: int = 0
-    also: Sequence[int] = ()
-
-
 def sample(logits_NV: Tensor, asks: Sequence[Ask]) -> list[Drawn]:
     """One token for each row, of the float32 logits of the ids that may be drawn."""
-    drawn = _sample(logits_NV, asks, NARROW)
+    changed_NV = changed(logits_NV, asks)
+    drawn = _sample(logits_NV, changed_NV, asks, NARROW)
     again = [row for row, one in enumerate(drawn) if one is None]
     if again:
         rows = torch.tensor(again, device=logits_NV.device)
-        wide = _sample(logits_NV[rows], [asks[row] for row in again], logits_NV.shape[1])
+        own = logits_NV[rows]
+        seen = own if changed_NV is logits_NV else changed_NV[rows]
+        wide = _sample(own, seen, [asks[row] for row in again], logits_NV.shape[1])
         for row, one in zip(again, wide, strict=True):
             drawn[row] = one
     return [_settled(one) for one in drawn]
@@ -57,14 +48,15 @@ def _settled(drawn: Drawn | None) -> Drawn:
     return drawn
 
 
-def _sample(logits_NV: Tensor, asks: Sequence[Ask], width: int) -> list[Drawn | None]:
+def _sample(logits_NV: Tensor, changed_NV: Tensor, asks: Sequence[Ask], width: int) -> list[Drawn | None]:
     """As `sample`, with None for rows that the likeliest `width` ids do not settle. One copy to the host."""
     device, size = logits_NV.device, logits_NV.shape[1]
     width = min(width, size)
-    masked = _without_banned(logits_NV, asks)
-    healthy = logits_NV.amax(-1).isfinite() & masked.amax(-1).isfinite()
+    best = changed_NV.amax(-1)
+    choice = best > -torch.inf
+    healthy = logits_NV.amax(-1).isfinite() & (best.isfinite() | ~choice)
     logprobs = logits_NV.log_softmax(-1)
-    token = masked.argmax(-1)  # of equals the first, says torch: the lowest id
+    token = changed_NV.argmax(-1)  # of equals the first, says torch: the lowest id
     settled = torch.ones_like(healthy)
 
     num_top = min(max(ask.top for ask in asks), size)
@@ -73,8 +65,10 @@ def _sample(logits_NV: Tensor, asks: Sequence[Ask], width: int) -> list[Drawn | 
     if ordering:
         rows = torch.tensor(ordering, device=device)
         wishes = [asks[row] for row in ordering]
-        ids_RC, exact_R = ordered(logits_NV[rows], max(width, num_top))
-        drawn, known = _drawn(masked[rows], ids_RC, exact_R, wishes)
+        ids_RC, exact_R = ordered(changed_NV[rows], max(width, num_top))
+        drawn, known = _drawn(changed_NV[rows], ids_RC, exact_R, wishes)
+        if num_top and changed_NV is not logits_NV:
+            ids_RC, exact_R = ordered(logits_NV[rows], max(width, num_top))
         tops = torch.tensor([ask.top for ask in wishes], device=device)
         token = token.index_copy(0, rows, drawn)
         settled = settled.index_copy(0, rows, known & (exact_R >= tops.clamp(max=size)))
@@ -87,6 +81,7 @@ def _sample(logits_NV: Tensor, asks: Sequence[Ask], width: int) -> list[Drawn | 
         logprobs.gather(1, chosen),
         rank_of(logits_NV, chosen)[:, None],
         healthy[:, None],
+        choice[:, None],
         settled[:, None],
         top_ids,
         logprobs.gather(1, top_ids),
@@ -97,23 +92,16 @@ def _sample(logits_NV: Tensor, asks: Sequence[Ask], width: int) -> list[Drawn | 
 
 
 def _read(line: list[float], ask: Ask, num_top: int) -> Drawn | None:
-    token, logprob, rank, healthy, settled, *rest = line
+    token, logprob, rank, healthy, choice, settled, *rest = line
     if not settled:
         return None
     if not healthy:
         return Drawn(token=0, healthy=False)
+    if not choice:
+        return Drawn(token=0, choice=False)
     ids, logprobs, also = rest[:num_top], rest[num_top : 2 * num_top], rest[2 * num_top :]
     top = [(int(id_), logprob_) for id_, logprob_ in zip(ids[: ask.top], logprobs, strict=False)]
     return Drawn(token=int(token), logprob=logprob, rank=int(rank), top=top, also=also[: len(ask.also)])
-
-
-def _without_banned(logits_NV: Tensor, asks: Sequence[Ask]) -> Tensor:
-    size = logits_NV.shape[1]
-    pairs = [(row, id_) for row, ask in enumerate(asks) for id_ in ask.banned if 0 <= id_ < size]
-    if not pairs:
-        return logits_NV
-    rows, ids = torch.tensor(pairs, device=logits_NV.device).T
-    return logits_NV.index_put((rows, ids), logits_NV.new_full((), -torch.inf))
 
 
 def ordered(logits_RV: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -131,21 +119,23 @@ def ordered(logits_RV: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return ids.gather(1, by_value), exact
 
 
-def _drawn(masked_RV: Tensor, ids_RC: Tensor, exact_R: Tensor, asks: Sequence[Ask]) -> tuple[Tensor, Tensor]:
+def _drawn(changed_RV: Tensor, ids_RC: Tensor, exact_R: Tensor, asks: Sequence[Ask]) -> tuple[Tensor, Tensor]:
     """The token of each row, and whether the first `exact_R` ids of its order settle it. Sums are float64."""
-    device, size, width = masked_RV.device, masked_RV.shape[1], ids_RC.shape[1]
+    device, size, width = changed_RV.device, changed_RV.shape[1], ids_RC.shape[1]
     numbers = uniforms([(ask.draw.seed, ask.candidate, ask.position, ask.number) for ask in asks])
-    wishes = [(ask.draw.temperature, ask.draw.top_k or size, ask.draw.top_p, ask.draw.min_p) for ask in asks]
+    draws = [ask.draw for ask in asks]
+    wishes = [(draw.temperature, draw.top_k or size, draw.top_p, draw.min_p, draw.typical_p) for draw in draws]
     table = torch.from_numpy(np.column_stack((np.array(wishes, dtype=np.float64), numbers))).to(device)
-    temperature, top_k, top_p, min_p, number = (column[:, None] for column in table.T)
+    temperature, top_k, top_p, min_p, typical_p, number = (column[:, None] for column in table.T)
     greedy = temperature == 0
     heat = temperature.masked_fill(greedy, 1.0).clamp(min=COLDEST).float()
 
-    weights_RV = ((masked_RV - masked_RV.amax(-1, keepdim=True)) / heat).exp()
+    weights_RV = ((changed_RV - changed_RV.amax(-1, keepdim=True)) / heat).exp()
     whole = weights_RV.sum(-1, keepdim=True, dtype=torch.float64)
     weights = weights_RV.gather(1, ids_RC).double()
-    allowed = masked_RV.gather(1, ids_RC) > -torch.inf
+    allowed = changed_RV.gather(1, ids_RC) > -torch.inf
     sums = weights.cumsum(-1)
+    exact_R = exact_R.where(allowed[:, -1], size)  # the order holds all that are possible
     exact = torch.arange(width, device=device) < exact_R[:, None]
 
     among_k = allowed.cumsum(-1) <= top_k
@@ -155,8 +145,10 @@ def _drawn(masked_RV: Tensor, ids_RC: Tensor, exact_R: Tensor, asks: Sequence[As
     kept = among_k & nucleus & (weights >= min_p)
     cut = (~kept & allowed & exact).any(-1, keepdim=True)
 
-    free = (top_k >= size) & (top_p >= 1) & (min_p == 0)
+    free = (top_k >= size) & (top_p >= 1) & (min_p == 0) & (typical_p >= 1)
     kept_weights = weights * kept
+    if any(draw.typical_p < 1 for draw in draws):
+        kept_weights = kept_weights * (_typical(kept_weights, typical_p) | (typical_p >= 1))
     kept_sums = kept_weights.cumsum(-1)
     target = number * torch.where(free, whole, kept_sums[:, -1:])
     place = (kept_sums <= target).sum(-1, keepdim=True)
@@ -166,8 +158,19 @@ def _drawn(masked_RV: Tensor, ids_RC: Tensor, exact_R: Tensor, asks: Sequence[As
     mass_known = cut_by_k | (top_k >= size) | (top_p >= 1)
     inside = kept_sums.gather(1, place) > target
     settled = (mass_known & cut) | (free & inside & exact.gather(1, place)) | (exact_R[:, None] >= size) | greedy
-    first = masked_RV.argmax(-1, keepdim=True)
+    first = changed_RV.argmax(-1, keepdim=True)
     return torch.where(greedy, first, ids_RC.gather(1, place))[:, 0], settled[:, 0]
+
+
+def _typical(weights_RV: Tensor, mass: Tensor) -> Tensor:
+    """Which ids' surprise is nearest to the expected one, up to their share of `mass`: as in TypicalLogitsWarper."""
+    shares = weights_RV / weights_RV.sum(-1, keepdim=True)
+    surprise = -shares.log()
+    expected = -torch.xlogy(shares, shares).sum(-1, keepdim=True)
+    strange, order = (surprise - expected).abs().sort(-1)
+    reached = shares.gather(1, order).cumsum(-1)
+    last = (reached < mass).sum(-1, keepdim=True).clamp(max=shares.shape[1] - 1)
+    return (surprise - expected).abs() <= strange.gather(1, last)
 
 
 def rank_of(logits_NV: Tensor, chosen: Tensor) -> Tensor:

@@ -86,7 +86,9 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """The next token of one sequence, or that its logits were no numbers (`healthy` False).
+    """The next token of one sequence, or why there is none.
+
+    `healthy` False: its logits were no numbers. `choice` False: its rules left nothing to draw.
 
     A slice that draws nothing and was asked for logprobs has the token -1; `given` are those of its own tokens.
 
@@ -101,3 +103,4 @@ class Drawn:
     also: list[float] = field(default_factory=list)
     given: Given | None = None
     healthy: bool = True
+    choice: bool = True

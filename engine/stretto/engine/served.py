@@ -29,6 +29,9 @@ from stretto.engine.text.truncation import fit
 
 EMBED_OVERFLOW = Overflow.TRUNCATE_END
 GENERATE_OVERFLOW = Overflow.ERROR
+# Of generation_config.json, what stretto does; the names are the same.
+WHOLE = ("top_k", "no_repeat_ngram_size")
+DEFAULTS = ("temperature", "top_p", "min_p", "typical_p", "repetition_penalty", *WHOLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,7 @@ class Served:
             scope=options.scope,
             share_prefix=options.use_prefix_cache,
         )
+        _check_choice(message)
         return message, AnswerSpec(
             call=call,
             tokenizer=self.tokenizer,
@@ -225,13 +229,35 @@ class Served:
     def _draw(self, sampling: Sampling) -> Draw:
         """Every wish decided: the call's, else the checkpoint's, else none. Without a seed one is made up."""
         said = self._defaults
+        for name in ("logit_bias", "allowed_token_ids", "banned_token_ids"):
+            check_ids(tuple(getattr(sampling, name)), self.limit_ids, f"config.sampling.{name}")
+        runs = self._banned_runs(sampling.banned_strings)
         return Draw(
             temperature=float(_first(sampling.temperature, said.temperature, 1.0)),
             top_k=int(_first(sampling.top_k, said.top_k, 0)),
             top_p=float(_first(sampling.top_p, said.top_p, 1.0)),
             min_p=float(_first(sampling.min_p, said.min_p, 0.0)),
+            typical_p=float(_first(sampling.typical_p, said.typical_p, 1.0)),
+            repetition=float(_first(sampling.repetition_penalty, said.repetition_penalty, 1.0)),
+            presence=sampling.presence_penalty or 0.0,
+            frequency=sampling.frequency_penalty or 0.0,
+            window=sampling.penalty_window,
+            no_repeat_ngram=int(_first(sampling.no_repeat_ngram_size, said.no_repeat_ngram_size, 0)),
+            bias=dict(sampling.logit_bias),
+            allowed=list(sampling.allowed_token_ids),
+            banned=[*sampling.banned_token_ids, *(run[0] for run in runs if len(run) == 1)],
+            banned_runs=[run for run in runs if len(run) > 1],
             seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
         )
+
+    def _banned_runs(self, strings: tuple[str, ...]) -> list[list[int]]:
+        """The tokens of each string as it stands inside a text, with and without a space before it."""
+        path = "config.sampling.banned_strings"
+        runs = self.tokenizer.encode_inner([way for text in strings for way in (text, " " + text)]) if strings else []
+        for text, run in zip(strings, runs[::2], strict=True):
+            if not run:
+                raise InvalidRequest(f"{path} holds {text!r}, which makes no tokens.", field=path)
+        return runs
 
     def _text_prefix(self, call: EmbedCall) -> str:
         """What stands before every text: the call's words, the named prompt, or the checkpoint's default prompt."""
@@ -325,16 +351,31 @@ class Served:
 def sampling_defaults(checkpoint: Checkpoint) -> Sampling:
     """What generation_config.json says of sampling; raises CheckpointError for what no request could ask for either."""
     said, where = checkpoint.generation, f"{checkpoint.path}: generation_config.json"
-    numbers = {name: said[name] for name in ("temperature", "top_k", "top_p", "min_p") if said.get(name) is not None}
+    numbers = {name: said[name] for name in DEFAULTS if said.get(name) is not None}
     if said.get("do_sample") is False:
         numbers["temperature"] = 0.0
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise CheckpointError(f"{where} says {name} {value!r}, which is no number.")
+        if name in WHOLE and not float(value).is_integer():
+            raise CheckpointError(f"{where} says {name} {value!r}, which is no whole number.")
     try:
         return Sampling(**numbers)
     except InvalidRequest as error:
         raise CheckpointError(f"{where} asks for what cannot be done: {error.message}") from error
+
+
+def _check_choice(message: Generate) -> None:
+    """Refuse a list of allowed ids of which nothing is left; what comes to that later ends the request then."""
+    path, draw = "config.sampling.allowed_token_ids", message.draw
+    left = set(draw.allowed) - set(draw.banned)
+    if draw.allowed and not left:
+        raise InvalidRequest(f"{path} allows {len(draw.allowed)} ids, and config.sampling bans them all.", field=path)
+    if draw.allowed and message.min_tokens and left <= set(message.stop_ids):
+        raise InvalidRequest(
+            f"{path} allows end and stop tokens only, which config.stopping.min_tokens, {message.min_tokens}, bans.",
+            field=path,
+        )
 
 
 def _first(*values: float | None) -> float:

@@ -9,6 +9,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from stretto.engine.errors import EmptyInput, InvalidRequest
 from stretto.engine.requests import (
+    SAMPLING_BOUNDS,
     Chat,
     EmbedCall,
     GenerateCall,
@@ -242,11 +243,11 @@ def _value(value: Value) -> object:
 
 def _sampling(config: generation_pb2.SamplingConfig) -> Sampling:
     return Sampling(
-        temperature=config.temperature if config.HasField("temperature") else None,
-        top_k=config.top_k if config.HasField("top_k") else None,
-        top_p=config.top_p if config.HasField("top_p") else None,
-        min_p=config.min_p if config.HasField("min_p") else None,
-        seed=config.seed if config.HasField("seed") else None,
+        **{name: getattr(config, name) for name in (*SAMPLING_BOUNDS, "seed") if config.HasField(name)},
+        logit_bias=dict(config.logit_bias),
+        allowed_token_ids=tuple(config.allowed_token_ids),
+        banned_token_ids=tuple(config.banned_token_ids),
+        banned_strings=tuple(config.banned_strings),
         candidates=config.candidate_count if config.HasField("candidate_count") else 1,
         best_of=config.best_of if config.HasField("best_of") else None,
     )

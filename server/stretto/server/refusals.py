@@ -22,16 +22,6 @@ GENERATE: Final[Mapping[str, Neutral]] = {
     "config.constraint": (),
     "config.speculation.enabled": (False,),
     "config.speculation.max_draft_tokens": (0,),
-    "config.sampling.typical_p": (1.0,),
-    "config.sampling.repetition_penalty": (1.0,),
-    "config.sampling.presence_penalty": (0.0,),
-    "config.sampling.frequency_penalty": (0.0,),
-    "config.sampling.penalty_window": (),
-    "config.sampling.no_repeat_ngram_size": (0,),
-    "config.sampling.logit_bias": (),
-    "config.sampling.allowed_token_ids": (),
-    "config.sampling.banned_token_ids": (),
-    "config.sampling.banned_strings": (),
     **OPTIONS,
 }
 

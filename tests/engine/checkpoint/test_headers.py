@@ -182,13 +182,11 @@ def test_a_head_of_its_own_despite_tying_is_noted(llama: Path) -> None:
 
 
 def test_generation_settings_that_stretto_does_not_do_are_noted(llama: Path) -> None:
-    change(llama / "generation_config.json", repetition_penalty=1.0, top_p=0.9, no_repeat_ngram_size=0)
+    change(llama / "generation_config.json", num_beams=1, top_p=0.9, repetition_penalty=1.1)
     assert open_checkpoint(llama).notes == ()
-    change(llama / "generation_config.json", repetition_penalty=2.0, bad_words_ids=[[3]])
+    change(llama / "generation_config.json", num_beams=4, bad_words_ids=[[3]])
     first, second = open_checkpoint(llama).notes
-    assert first == (
-        "llama/generation_config.json asks for repetition_penalty 2.0, which stretto does not do; it is left out."
-    )
+    assert first == ("llama/generation_config.json asks for num_beams 4, which stretto does not do; it is left out.")
     assert "bad_words_ids [[3]]" in second
 
 

@@ -14,15 +14,12 @@ MAX_SIZE = 1 << 31
 GGUF_POOLING = {0: None, 1: Pooling.MEAN, 2: Pooling.CLS, 3: Pooling.LAST_TOKEN}
 # generation_config.json: what stretto does not do, with the values that ask for nothing.
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "repetition_penalty": (1, None),
     "encoder_repetition_penalty": (1, None),
-    "no_repeat_ngram_size": (0, None),
     "encoder_no_repeat_ngram_size": (0, None),
     "num_beams": (1, None),
     "num_beam_groups": (1, None),
     "diversity_penalty": (0, None),
     "penalty_alpha": (0, None),
-    "typical_p": (1, None),
     "top_h": (None,),
     "epsilon_cutoff": (0, None),
     "eta_cutoff": (0, None),
