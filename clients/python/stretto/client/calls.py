@@ -1,14 +1,16 @@
 """The calls that both clients have, written once: names, arguments, documentation; how each is waited for is theirs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar, Unpack
 
 from stretto.client import methods, replies, requests
 from stretto.client.channel import checked_timeout, connection
-from stretto.client.embeddings import Embeddings
-from stretto.client.methods import Ask
+from stretto.client.errors import invalid
+from stretto.client.gathering import Limits
+from stretto.client.methods import Ask, Method, ReplyT, RequestT, ResultT
 from stretto.client.options import (
     ChatOptions,
     DetokenizeOptions,
@@ -23,6 +25,7 @@ from stretto.client.options import (
 )
 from stretto.client.results import Generation, ModelInfo, Scores, ServerInfo, Tokenizations
 from stretto.client.texts import Message, Prompt, Text
+from stretto.v1 import embedding_pb2, generation_pb2, model_pb2, server_pb2
 
 GenerationT = TypeVar("GenerationT")
 StreamT = TypeVar("StreamT")
@@ -65,7 +68,7 @@ class Calls(
     to wait for ever. `token` is sent as a bearer token with every call, over plain text too unless `tls` (the system's
     roots) or `root_certificates` (a PEM file; implies tls) is given. `metadata` is sent with every call.
 
-    A call that no server has begun (nothing answers, or the server is stopping) is tried up to five times within
+    A call that no server has begun (nothing answers, or the server is stopping) is tried up to four times within
     its timeout. Every error is a `stretto.client.StrettoError`.
     """
 
@@ -82,6 +85,7 @@ class Calls(
         self._connection = connection(
             target, timeout=timeout, token=token, tls=tls, root_certificates=root_certificates, metadata=metadata
         )
+        self._known_limits: Limits | None = None
         self._open()
 
     @property
@@ -182,6 +186,8 @@ class Calls(
         Raises InvalidRequest, ModelNotFound, TaskNotSupported, Overloaded (`retry_after` seconds), DeadlineExceeded,
         Unavailable, Aborted (the model was replaced between two requests), ...
         """
+        if isinstance(texts, str):
+            raise invalid("texts is one string; pass a list of them: embed([text]).", "inputs")
         seconds = self._seconds(options)
         return self._embeddings(texts, requests.embed(checked(EmbedOptions, options), seconds), seconds)
 
@@ -206,53 +212,49 @@ class Calls(
         says whether every token was the likeliest; `token_logprobs` adds `tokens`, one a position. `truncate` "start"
         cuts a context that is too long, "error" refuses it. The rest, and the errors, are as in `generate`.
         """
-        ask = self._ask_scores([(context, continuations)], options)
-        return self._scores(ask.then(replies.only_scores))
+        made = self._score_request([(context, continuations)], options)
+
+        def read(reply: generation_pb2.ScoreResponse) -> Scores:
+            (scores,) = self._read_scores(made, reply)
+            if scores.error is not None:
+                raise scores.error
+            return scores
+
+        return self._scores(self._ask(methods.SCORE, made, read, options))
 
     @spelled_out
-    def score_batch(
-        self, items: Iterable[tuple[Text, Sequence[Text]]], **options: Unpack[ScoreOptions]
-    ) -> ScoreBatchT:
+    def score_batch(self, items: Iterable[tuple[Text, Sequence[Text]]], **options: Unpack[ScoreOptions]) -> ScoreBatchT:
         """`score` for many: a tuple of `Scores`, one for each pair of a context and its continuations.
 
         An item that fails does not fail the others: its `error` says why, and reading its scores raises that.
         """
-        return self._score_batch(self._ask_scores(items, options))
+        made = self._score_request(items, options)
+        return self._score_batch(self._ask(methods.SCORE, made, partial(self._read_scores, made), options))
 
     @spelled_out
-    def tokenize(
-        self, texts: Iterable[Text] | Sequence[Message], **options: Unpack[TokenizeOptions]
-    ) -> TokenizationsT:
+    def tokenize(self, texts: Iterable[Text] | Sequence[Message], **options: Unpack[TokenizeOptions]) -> TokenizationsT:
         """The token ids of each of `texts`; of a list of messages, of the one text that the chat template makes.
 
         The result is a sequence of `Tokenization`: `token_count`, `token_ids`, and where asked for `pieces` (bytes)
         and `offsets` (half-open spans of code points). `count_only` leaves out the ids. `max_input_tokens` of the
         result is the model's limit. Other arguments and the errors are as in `generate`.
         """
+        made = requests.tokenize(texts, checked(TokenizeOptions, options))
+        count = 1 if made.HasField("chat") else len(made.inputs)
         return self._tokenizations(
-            Ask(
-                method=methods.TOKENIZE,
-                request=requests.tokenize(texts, checked(TokenizeOptions, options)),
-                read=replies.read_tokenizations,
-                seconds=self._seconds(options),
-            )
+            self._ask(methods.TOKENIZE, made, partial(replies.read_tokenizations, count=count), options)
         )
 
     @spelled_out
     def detokenize(self, token_ids: Iterable[Sequence[int]], **options: Unpack[DetokenizeOptions]) -> StringsT:
         """The text of each list of token ids, as a tuple of strings. `skip_special_tokens=False` shows those, too."""
-        return self._strings(
-            Ask(
-                method=methods.DETOKENIZE,
-                request=requests.detokenize(token_ids, checked(DetokenizeOptions, options)),
-                read=replies.read_texts,
-                seconds=self._seconds(options),
-            )
-        )
+        made = requests.detokenize(token_ids, checked(DetokenizeOptions, options))
+        read = partial(replies.read_texts, count=len(made.inputs))
+        return self._strings(self._ask(methods.DETOKENIZE, made, read, options))
 
     def server_info(self, *, timeout: float | None = None) -> ServerInfoT:
         """Version, limits and hardware of the server, as a `ServerInfo`."""
-        return self._server_info(methods.server_info(self._seconds({"timeout": timeout})))
+        return self._server_info(self._ask_server_info(self._seconds({"timeout": timeout})))
 
     def models(self, *, timeout: float | None = None) -> ModelsT:
         """Every model of the server with its live state, as a tuple of `ModelInfo`."""
@@ -260,16 +262,81 @@ class Calls(
 
     def model(self, name: str, *, timeout: float | None = None) -> ModelT:
         """The model of that name or alias as a `ModelInfo`; raises ModelNotFound."""
-        return self._model(methods.model(name, self._seconds({"timeout": timeout})))
+        request = model_pb2.GetModelRequest(model=name)
+        return self._model(
+            self._ask(methods.GET_MODEL, request, lambda reply: replies.read_model(reply.model), {"timeout": timeout})
+        )
 
     def _ask_generate(self, prompt: Prompt, kind: type, options: GenerateOptions | ChatOptions) -> Ask[Generation]:
-        raise NotImplementedError
+        made = requests.generate(prompt, checked(kind, options), self._seconds(options))
+        return self._ask(methods.GENERATE, made, replies.read_generation, options)
 
-    def _ask_scores(
+    def _score_request(
         self, items: Iterable[tuple[Text, Sequence[Text]]], options: ScoreOptions
-    ) -> Ask[tuple[Scores, ...]]:
-        raise NotImplementedError
+    ) -> generation_pb2.ScoreRequest:
+        return requests.score(items, checked(ScoreOptions, options), self._seconds(options))
+
+    def _read_scores(
+        self, made: generation_pb2.ScoreRequest, reply: generation_pb2.ScoreResponse
+    ) -> tuple[Scores, ...]:
+        return replies.read_scores(reply, counts=[len(item.continuations) for item in made.items], target=self.target)
+
+    def _ask_models(self, page: model_pb2.ListModelsRequest, seconds: float) -> Ask[model_pb2.ListModelsResponse]:
+        return self._ask(methods.LIST_MODELS, page, lambda reply: reply, {"timeout": seconds})
+
+    def _ask_server_info(self, seconds: float) -> Ask[ServerInfo]:
+        request = server_pb2.GetServerInfoRequest()
+        return self._ask(methods.GET_SERVER_INFO, request, replies.read_server_info, {"timeout": seconds})
+
+    def _ask(
+        self,
+        method: Method[RequestT, ReplyT],
+        request: RequestT,
+        read: Callable[[ReplyT], ResultT],
+        options: ModelOptions,
+    ) -> Ask[ResultT]:
+        return Ask(method=method, request=request, read=read, seconds=self._seconds(options))
 
     def _seconds(self, options: ModelOptions) -> float:
         timeout = options.get("timeout")
         return self._connection.timeout if timeout is None else checked_timeout(timeout)
+
+    @abstractmethod
+    def _open(self) -> None: ...
+
+    @abstractmethod
+    def _generation(self, ask: Ask[Generation]) -> GenerationT: ...
+
+    @abstractmethod
+    def _stream(
+        self, request: generation_pb2.GenerateStreamRequest, options: Mapping[str, Any], seconds: float
+    ) -> StreamT: ...
+
+    @abstractmethod
+    def _embeddings(self, texts: TextsT, head: embedding_pb2.EmbedRequest, seconds: float) -> EmbeddingsT: ...
+
+    @abstractmethod
+    def _embedding_stream(
+        self, texts: TextsT, head: embedding_pb2.EmbedRequest, seconds: float
+    ) -> EmbeddingStreamT: ...
+
+    @abstractmethod
+    def _scores(self, ask: Ask[Scores]) -> ScoresT: ...
+
+    @abstractmethod
+    def _score_batch(self, ask: Ask[tuple[Scores, ...]]) -> ScoreBatchT: ...
+
+    @abstractmethod
+    def _tokenizations(self, ask: Ask[Tokenizations]) -> TokenizationsT: ...
+
+    @abstractmethod
+    def _strings(self, ask: Ask[tuple[str, ...]]) -> StringsT: ...
+
+    @abstractmethod
+    def _server_info(self, ask: Ask[ServerInfo]) -> ServerInfoT: ...
+
+    @abstractmethod
+    def _models(self, seconds: float) -> ModelsT: ...
+
+    @abstractmethod
+    def _model(self, ask: Ask[ModelInfo]) -> ModelT: ...
