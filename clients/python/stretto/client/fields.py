@@ -47,8 +47,8 @@ def write(message: Message, field: str, value: Any, path: str) -> None:
             getattr(message, field).CopyFrom(_duration(value, path))
         elif kind.message_type is Struct.DESCRIPTOR:
             getattr(message, field).CopyFrom(_struct(value, path))
-        elif isinstance(value, Mapping):
-            getattr(message, field).update(value)
+        elif kind.message_type is not None:  # a map
+            getattr(message, field).update(dict(value))
         elif kind.is_repeated:
             getattr(message, field).extend([value] if isinstance(value, str) else value)
         else:
