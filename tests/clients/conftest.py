@@ -109,7 +109,7 @@ class Standin(
         self.going_on = threading.Event()
         self.going_on.set()
         self.in_flight = self.most_in_flight = 0
-        self.lock = threading.Lock()
+        self.changed = threading.Condition()
         self.die: Callable[[], object] = self.stopping.set
 
     def Generate(self, request, context):
@@ -246,9 +246,10 @@ class Standin(
         return self.limits
 
     def Embed(self, request, context):
-        with self.lock:
+        with self.changed:
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
+            self.changed.notify_all()
         context.add_callback(self._landed)
         self._note(request, context, request.options.request_id)
         self.going_on.wait(30)
@@ -272,7 +273,8 @@ class Standin(
         context.add_callback(gone.set)
         first = next(requests)
         self._note(first, context, first.config.options.request_id)
-        context.add_callback(lambda: self.left.put(first.config.options.request_id))
+        finished = threading.Event()
+        context.add_callback(lambda: finished.is_set() or self.left.put(first.config.options.request_id))
         yield embedding_pb2.EmbedStreamResponse(started=common_pb2.Provenance(model_version=self.version))
         summary = embedding_pb2.EmbedStreamSummary()
         for request in requests:
@@ -284,10 +286,11 @@ class Standin(
             name = "7" if request.item.input.text == "wrong name" else request.item.item_id
             item = embedding_pb2.EmbedStreamItemResult(item_id=name, result=result)
             yield embedding_pb2.EmbedStreamResponse(item=item)
+        finished.set()
         yield embedding_pb2.EmbedStreamResponse(summary=summary)
 
     def _landed(self) -> None:
-        with self.lock:
+        with self.changed:
             self.in_flight -= 1
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Proves that a broken stream goes on where it broke, exactly once for every character, says so, and gives up in time."""
+"""Proves that a broken stream goes on where it broke, each character once, says so, and gives up in time."""
 
 import asyncio
 import logging
