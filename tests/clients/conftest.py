@@ -6,7 +6,7 @@ the length of the word; the vector of a text is (its characters, its words, 1). 
 "endless" or "cut" make it misbehave as the tests need.
 
 A streamed word "broken", "killed" or "swapped" ends the stream behind itself. Of "hel+lo" the tail "lo" is held back
-and comes with the next word, as half a character does. Candidate i of a stream leaves out the first i words.
+and comes with the next word, as half a character does. An echoed prompt is "echo" of three tokens. Candidate i of a stream leaves out the first i words.
 """
 
 import os
@@ -175,7 +175,7 @@ class Standin(
             yield event(delta=generation_pb2.GenerationDelta(candidates=again))
         for step in range(len(words)):
             deltas = [
-                self._delta(index, answer, step, jump=text.startswith("jump"))
+                self._delta(index, answer, step, jump=text.startswith("jump"), echo=request.config.output.echo)
                 for index, answer in enumerate(answers)
                 if given[index] <= step < len(answer)
             ]
@@ -298,7 +298,11 @@ class Standin(
         text = given.text if given.HasField("text") else " ".join(map(str, given.token_ids.ids))
         text += f"|{given.text_pair}" if given.HasField("text_pair") else ""
         if text.startswith("fail"):
-            failure = status("INVALID_ARGUMENT", "INPUT_TOO_LONG", f"inputs[0].text {text!r} is too long.")
+            failure = status(
+                "INVALID_ARGUMENT",
+                "INPUT_TOO_LONG",
+                f"{'inputs[0].text ' * (text == 'fail by place')}{text!r} is too long.",
+            )
             return embedding_pb2.EmbedResult(error=failure)
         if text == "big":  # above grpc's own limit of 4 MiB
             vector = embedding_pb2.DenseVector(values=[0.5] * 1_200_000, dimensions=1_200_000)
@@ -359,7 +363,7 @@ class Standin(
                 return request.chat.messages[-1].content
 
     @staticmethod
-    def _delta(index: int, words: list[str], step: int, *, jump: bool) -> generation_pb2.CandidateDelta:
+    def _delta(index: int, words: list[str], step: int, *, jump: bool, echo: bool) -> generation_pb2.CandidateDelta:
         last = step == len(words) - 1
         word, tail = words[step].replace("+", ""), ""
         if "+" in words[step] and not last:
@@ -370,9 +374,9 @@ class Standin(
             tail = words[step - 1].partition("+")[2] + " "
         return generation_pb2.CandidateDelta(
             index=index,
-            text=tail + word,
-            token_ids=[len(words[step])],
-            first_token_index=step + jump * step,
+            text="echo " * (echo and not step) + tail + word,
+            token_ids=[101, 102, 103] * (echo and not step) + [len(words[step])],
+            first_token_index=step + jump * step + 3 * bool(echo and step),
             finish_reason=generation_pb2.FINISH_REASON_MAX_TOKENS if last else 0,
         )
 

@@ -160,7 +160,7 @@ def test_a_text_above_the_message_limit_fails_alone_and_is_not_cut(embed: Embed,
 
 def test_errors_count_the_texts_of_the_call_not_of_a_request(embed: Embed, server) -> None:
     server.limits = limits(max_inputs_per_request=2)
-    vectors = embed(["a", "b", "fail", "d"])
+    vectors = embed(["a", "b", "fail by place", "d"])
     assert vectors[2].error.message.startswith("inputs[2].text")
     with pytest.raises(InvalidRequest, match=r"^inputs\[3\]\.text is refused") as caught:
         embed(["a", "b", "c", "refused"])

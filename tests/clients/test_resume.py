@@ -57,8 +57,7 @@ def test_what_is_asked_again_is_the_same_request_after_the_ids_that_came(read: R
     assert second.config.sampling.seed == 2**64 - 1
     assert second.expected_model_version == "v1"
     assert [list(ids.ids) for ids in second.resume_after] == [[3, 6]]
-    assert not second.config.output.echo  # was given before the break
-    assert not second.config.output.include_prompt_logprobs
+    assert not second.config.output.include_prompt_logprobs  # they came before the break
     assert 29 < second.options.timeout.ToTimedelta().total_seconds() < 30
     for changed in ("resume_after", "expected_model_version"):
         second.ClearField(changed)
@@ -84,6 +83,21 @@ def test_every_candidate_goes_on_by_itself_and_the_finished_stay_finished(read: 
     assert sorted(piece.candidate for piece in pieces if piece.finish_reason) == [0, 1, 2]
     assert stream.resumed == 1
     assert [list(ids.ids) for ids in server.requests[-1].resume_after] == [[3, 3, 6], [3, 6, 4], [6, 4]]
+
+
+def test_an_echoed_prompt_comes_once_and_is_no_part_of_what_is_resumed(read: Read, server) -> None:
+    pieces, stream = read(server.target, "three broken one", echo=True)
+    assert joined(pieces) == ("echo one broken three", [101, 102, 103, 3, 6, 5])
+    assert stream.resumed == 1
+    assert [list(ids.ids) for ids in server.requests[-1].resume_after] == [[3, 6]]
+
+
+def test_the_best_of_several_is_not_resumed_once_some_of_it_came(read: Read, server) -> None:
+    with pytest.raises(Unavailable):
+        read(server.target, "three broken one", best_of=2, temperature=1.0)
+    server.break_after = "nothing"
+    pieces, _ = read(server.target, "two one", best_of=2, temperature=1.0)
+    assert joined(pieces)[0] == "one two"
 
 
 @pytest.mark.parametrize(("options", "attempts"), [({}, 4), ({"resume": False}, 1), ({"timeout": 0.4}, 2)])

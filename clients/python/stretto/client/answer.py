@@ -105,6 +105,17 @@ class StreamedAnswer:
         if self.usage is None:
             raise broken("the stream ended without its last message.", self.request_id)
 
+    @property
+    def _num_candidates(self) -> int:
+        return self._request.request.config.sampling.candidate_count or 1
+
+    @property
+    def _tells_all(self) -> bool:
+        """What came says where every candidate stands: not of `best_of`, nor where one lacks its echoed prompt yet."""
+        config = self._request.request.config
+        whole = len(self._token_ids) == self._num_candidates or not config.output.echo
+        return not self._token_ids or (whole and not config.sampling.HasField("best_of"))
+
     def _delay(self, error: StrettoError) -> float:
         """Seconds to wait before the stream is resumed; raises the error where it is not."""
         if not (self._resume and self._can_go_on(error) and self.resumed < len(DELAYS)):
@@ -128,7 +139,7 @@ class StreamedAnswer:
         """Before the start grpc itself has tried again, but for a connection that broke after the headers."""
         if self.input is None and not self.resumed:
             return error.reason == "CONNECTION_LOST"
-        return isinstance(error, Unavailable | Cancelled)
+        return isinstance(error, Unavailable | Cancelled) and self._tells_all
 
     def _continued(self) -> generation_pb2.GenerateStreamRequest:
         """The request for what is missing: the same draws of the same checkpoint, after the ids that came."""
@@ -139,11 +150,11 @@ class StreamedAnswer:
             request.config.sampling.seed = self.seed
         if self.provenance is not None and self.provenance.model_version:
             request.expected_model_version = self.provenance.model_version
-        if any(self._token_ids.values()):
-            for index in range(request.config.sampling.candidate_count or 1):
-                request.resume_after.add(ids=self._token_ids.get(index, ()))
-        if self._token_ids:  # came in front of the first piece
-            request.config.output.echo = False
+        if self._token_ids:
+            echoed = self.input.token_count if self.input is not None and request.config.output.echo else 0
+            for index in range(self._num_candidates):
+                request.resume_after.add(ids=self._token_ids.get(index, [])[echoed:])
+        if self.prompt_logprobs:
             request.config.output.include_prompt_logprobs = False
         request.options.timeout.FromNanoseconds(int(self._seconds_left * 1e9))
         return made
