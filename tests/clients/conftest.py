@@ -3,10 +3,11 @@ A small server that speaks the whole wire format and computes answers anyone can
 
 It is another server, not a part of ours: the answer to a text is its words in reverse, one token a word, whose id is
 the length of the word; the vector of a text is (its characters, its words, 1). Texts that begin with "fail:", "flaky:",
-"endless" or "cut" make it misbehave as the tests need.
+"dropped:", "endless", "doomed" or "cut" make it misbehave as the tests need.
 
 A streamed word "broken", "killed" or "swapped" ends the stream behind itself. Of "hel+lo" the tail "lo" is held back
-and comes with the next word, as half a character does. An echoed prompt is "echo" of three tokens. Candidate i of a stream leaves out the first i words.
+and comes with the next word, as half a character does. An echoed prompt is "echo" of three tokens.
+Candidate i of a stream leaves out the first i words.
 """
 
 import os
@@ -347,6 +348,8 @@ class Standin(
             context.abort(grpc.StatusCode[rest[0]], "plain words")
         if kind == "flaky" and self.attempts[request.options.request_id] <= 2:
             context.abort(grpc.StatusCode.UNAVAILABLE, "starting")
+        if kind == "dropped" and self.attempts[request.options.request_id] <= 2:
+            context.abort(grpc.StatusCode.CANCELLED, "stopping")
         if kind == "slow":
             gone = threading.Event()
             context.add_callback(gone.set)

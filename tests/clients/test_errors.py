@@ -125,8 +125,9 @@ async def ask(target: str) -> None:
         await client.generate("hi")
 
 
-def test_what_no_server_has_begun_is_asked_again(client: Client, server) -> None:
-    assert client.generate("flaky: one", request_id="again").text == "one flaky:"
+@pytest.mark.parametrize("kind", ["flaky", "dropped"])  # says UNAVAILABLE; is just stopping and says CANCELLED
+def test_what_no_server_has_begun_is_asked_again(client: Client, server, kind: str) -> None:
+    assert client.generate(f"{kind}: one", request_id="again").text == f"one {kind}:"
     assert server.attempts["again"] == 3
 
 

@@ -13,7 +13,7 @@ import grpc
 from stretto.client.errors import invalid
 
 DEFAULT_TARGET = "127.0.0.1:50051"
-MAX_REPLY_BYTES = 64 << 20
+MAX_MESSAGE_BYTES = 64 << 20
 SERVICES = ("GenerationService", "EmbeddingService", "TokenizerService", "ModelService", "ServerService")
 
 # Retried: only what no server has begun. A server sends its headers when it admits a request, and grpc never retries
@@ -38,8 +38,8 @@ SERVICE_CONFIG = {
     "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
 }
 OPTIONS: tuple[tuple[str, int | str], ...] = (
-    ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
-    ("grpc.max_send_message_length", MAX_REPLY_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),

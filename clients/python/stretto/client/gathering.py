@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from google.rpc import status_pb2
 
-from stretto.client.channel import MAX_REPLY_BYTES
+from stretto.client.channel import MAX_MESSAGE_BYTES
 from stretto.client.embeddings import Embedding, Embeddings
 from stretto.client.errors import (
     BatchTooLarge,
@@ -44,10 +44,10 @@ class Limits:
 
 
 def limits_of(info: ServerInfo) -> Limits:
-    """A server that says nothing of a limit has none."""
+    """A server that says nothing of a limit has none; this end has one."""
     return Limits(
-        request_bytes=info.max_request_bytes or MAX_REPLY_BYTES,
-        response_bytes=min(info.max_response_bytes or MAX_REPLY_BYTES, MAX_REPLY_BYTES),
+        request_bytes=min(info.max_request_bytes or MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES),
+        response_bytes=min(info.max_response_bytes or MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES),
         inputs=info.max_inputs_per_request or 2**31,
         stated=True,
     )

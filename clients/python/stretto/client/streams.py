@@ -103,9 +103,10 @@ class Stream(StreamedAnswer, Flow[Piece, generation_pb2.GenerateStreamResponse])
         self._take(event)
 
     def _go_on(self, error: StrettoError) -> None:
-        if self._call is None:  # closed while this was waiting
+        if self._call is not None:
+            time.sleep(self._delay(error))
+        if self._call is None:  # closed by another thread
             raise StopIteration
-        time.sleep(self._delay(error))
         with translated(request_id=self.request_id, target=self.target):
             self._call = self._send(self._continued(), self._seconds_left)
 
