@@ -282,13 +282,15 @@ class Standin(
             if request.item.input.text == "stall":
                 gone.wait(30)
                 return
+            if request.item.input.text == "unanswered":
+                continue
             result = self._embedded(request.item.input)
             summary.usage.prompt_tokens += 1
             name = "7" if request.item.input.text == "wrong name" else request.item.item_id
             item = embedding_pb2.EmbedStreamItemResult(item_id=name, result=result)
             yield embedding_pb2.EmbedStreamResponse(item=item)
-        finished.set()
         yield embedding_pb2.EmbedStreamResponse(summary=summary)
+        finished.set()
 
     def _landed(self) -> None:
         with self.changed:

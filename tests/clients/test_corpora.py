@@ -249,12 +249,36 @@ def test_a_stream_never_reads_far_ahead_of_its_reader(server) -> None:
         for number in taken:
             if number == WINDOW:
                 full.set()
-            yield "stall"
+            yield "unanswered"
 
     with Client(server.target) as client, client.embed_stream(texts()):
         assert full.wait(PATIENCE)
+        for _ in range(20):  # time enough for who does not wait to go on
+            client.models()
     assert server.left.get(timeout=PATIENCE)
     assert next(taken) <= WINDOW + 2  # one is in the hand that waits for room
+
+
+async def test_an_async_stream_never_reads_far_ahead_of_its_reader(server) -> None:
+    taken, full = itertools.count(), asyncio.Event()
+
+    async def texts() -> AsyncIterator[str]:
+        for number in taken:
+            if number == WINDOW:
+                full.set()
+            await asyncio.sleep(0)
+            yield "unanswered"
+
+    async with AsyncClient(server.target) as client:
+        async with client.embed_stream(texts()) as made:
+            reading = asyncio.create_task(anext(made))
+            await asyncio.wait_for(full.wait(), PATIENCE)
+            for _ in range(20):
+                await client.models()
+            assert next(taken) <= WINDOW + 2
+        with pytest.raises(StopAsyncIteration):
+            await reading
+        assert await asyncio.to_thread(server.left.get, timeout=PATIENCE)
 
 
 def test_leaving_a_stream_cancels_it(server) -> None:

@@ -135,8 +135,8 @@ class EmbeddingStream(StreamedCorpus, Flow[Embedding, embedding_pb2.EmbedStreamR
             raise StopIteration
 
     def close(self) -> None:
-        self._room.close()
         super().close()
+        self._room.close()  # after the cancel, or the server would take it for the end of the texts
 
 
 class Room:
