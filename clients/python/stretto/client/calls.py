@@ -1,4 +1,8 @@
-"""The calls that both clients have, written once: names, arguments, documentation; how each is waited for is theirs."""
+"""
+The calls that both clients have, written once: names, arguments, documentation; how each is waited for is theirs.
+
+This file is long because it tells of every argument, where an editor and `help()` find it.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
