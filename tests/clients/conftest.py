@@ -3,7 +3,11 @@ A small server that speaks the whole wire format and computes answers anyone can
 
 It is another server, not a part of ours: the answer to a text is its words in reverse, one token a word, whose id is
 the length of the word; the vector of a text is (its characters, its words, 1). Texts that begin with "fail:", "flaky:",
-"endless" or "cut" make it misbehave as the tests need.
+"dropped:", "endless", "doomed" or "cut" make it misbehave as the tests need.
+
+A streamed word "broken", "killed" or "swapped" ends the stream behind itself. Of "hel+lo" the tail "lo" is held back
+and comes with the next word, as half a character does. An echoed prompt is "echo" of three tokens.
+Candidate i of a stream leaves out the first i words.
 """
 
 import os
@@ -35,9 +39,26 @@ from stretto.v1 import (
     generation_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
+    server_pb2,
+    server_pb2_grpc,
+    tokenizer_pb2,
+    tokenizer_pb2_grpc,
 )
 
 SEED = 2**64 - 1
+LIMITS = server_pb2.GetServerInfoResponse(
+    version="1.2.3",
+    api_versions=["v1"],
+    uptime=duration_pb2.Duration(seconds=90, nanos=500_000_000),
+    max_request_bytes=64 << 20,
+    max_response_bytes=64 << 20,
+    max_inputs_per_request=2048,
+    max_queue_size=7,
+    max_batch_tokens=8,
+    device="cpu",
+    cpu_threads=2,
+    kernels="portable",
+)
 
 
 def packed(detail: Message) -> any_pb2.Any:
@@ -65,8 +86,12 @@ class Standin(
     generation_pb2_grpc.GenerationServiceServicer,
     embedding_pb2_grpc.EmbeddingServiceServicer,
     model_pb2_grpc.ModelServiceServicer,
+    tokenizer_pb2_grpc.TokenizerServiceServicer,
+    server_pb2_grpc.ServerServiceServicer,
 ):
-    """`requests` are those that came, `attempts` count them by id, `left` receives the id of a stream that was left."""
+    """`limits` is what it says of itself, None for an older server, `accepted_inputs` what it takes, whatever it says.
+
+    `requests` are those that came, `attempts` count them by id, `left` receives the id of a stream that was left."""
 
     def __init__(self) -> None:
         self.target = ""
@@ -75,6 +100,17 @@ class Standin(
         self.attempts: Counter[str] = Counter()
         self.left: queue.Queue[str] = queue.Queue()
         self.stopping = threading.Event()
+        self.draining = False
+        self.break_after: str | None = None  # once
+        self.version = "v1"
+        self.stream_options = generation_pb2.StreamOptions()
+        self.limits: server_pb2.GetServerInfoResponse | None = LIMITS
+        self.accepted_inputs = 2**31
+        self.info_count = 0
+        self.going_on = threading.Event()
+        self.going_on.set()
+        self.in_flight = self.most_in_flight = 0
+        self.changed = threading.Condition()
         self.die: Callable[[], object] = self.stopping.set
 
     def Generate(self, request, context):
@@ -100,29 +136,63 @@ class Standin(
             usage=self._usage(words),
             telemetry=self._telemetry(request),
             seed=SEED,
+            prompt_logprobs=[self._position(5)] if request.config.output.include_prompt_logprobs else [],
         )
 
     def GenerateStream(self, request, context):
-        request = request.request
+        options, request = request.stream_options, request.request
         name = request.options.request_id
+        self.stream_options = options
         self._note(request, context, name)
         text = self._text(request)
         self._misbehave(text, request, context)
+        if request.expected_model_version not in ("", self.version):
+            context.abort_with_status(rpc_status.to_status(status("FAILED_PRECONDITION", "VERSION_MISMATCH", "no.")))
         gone = threading.Event()
         context.add_callback(lambda: (self.left.put(name), gone.set()))
         event = generation_pb2.GenerateStreamResponse
         started = generation_pb2.GenerationStarted(
-            request_id=name, input=common_pb2.InputReport(token_count=3), seed=SEED
+            request_id=name,
+            input=common_pb2.InputReport(token_count=3),
+            seed=SEED,
+            provenance=common_pb2.Provenance(model_version=self.version),
         )
         yield event(started=started)
+        if options.include_prefill_progress:
+            for read in (1, 3):
+                yield event(progress=generation_pb2.PrefillProgress(processed_tokens=read, total_tokens=3))
+        if request.config.output.include_prompt_logprobs:
+            yield event(prompt_scored=generation_pb2.PromptScored(logprobs=[self._position(5)]))
+        if self.break_after == "nothing":
+            self._break(context)
+        if text.startswith("doomed") and self.attempts[name] > 1:
+            context.abort_with_status(rpc_status.to_status(status("UNAVAILABLE", "ENGINE_LOST", "it died again.")))
         words = text.split()[::-1]
-        for index, word in enumerate(words):
-            yield event(delta=self._delta(words, index, jump=text.startswith("jump")))
+        answers = [words[index:] for index in range(request.config.sampling.candidate_count or 1)]
+        given = [len(ids.ids) for ids in request.resume_after] or [0] * len(answers)
+        if ended := [index for index, answer in enumerate(answers) if given[index] == len(answer)]:
+            reason = generation_pb2.FINISH_REASON_MAX_TOKENS
+            again = [generation_pb2.CandidateDelta(index=index, finish_reason=reason) for index in ended]
+            yield event(delta=generation_pb2.GenerationDelta(candidates=again))
+        for step in range(len(words)):
+            deltas = [
+                self._delta(index, answer, step, jump=text.startswith("jump"), echo=request.config.output.echo)
+                for index, answer in enumerate(answers)
+                if given[index] <= step < len(answer)
+            ]
+            if not deltas:
+                continue
+            yield event(delta=generation_pb2.GenerationDelta(candidates=deltas))
+            word = words[step]
             if word == "endless":
                 while not (gone.is_set() or self.stopping.is_set()):
                     gone.wait(1)
                 return
-            if word == "broken":
+            if word == "swapped":
+                self.version = "v2"
+            if word == self.break_after:
+                self._break(context)
+            if word in ("broken", "doomed", "swapped"):
                 context.abort_with_status(rpc_status.to_status(status("UNAVAILABLE", "ENGINE_LOST", "it died.")))
             if word == "killed":
                 context.abort(grpc.StatusCode.CANCELLED, "RST_STREAM with error code 8")
@@ -130,25 +200,123 @@ class Standin(
             usage, telemetry = self._usage(words), self._telemetry(request)
             yield event(finished=generation_pb2.GenerationFinished(usage=usage, telemetry=telemetry))
 
-    def Embed(self, request, context):
+    def _break(self, context) -> None:
+        self.break_after = None
+        context.abort_with_status(rpc_status.to_status(status("UNAVAILABLE", "ENGINE_LOST", "it died.")))
+
+    def Score(self, request, context):
+        """A continuation's logprob is minus its characters, a token each."""
         self._note(request, context, request.options.request_id)
         results = []
-        for given in request.inputs:
-            text = given.text if given.HasField("text") else " ".join(map(str, given.token_ids.ids))
-            if text == "one too few":
+        for item in request.items:
+            if item.context.text.startswith("fail"):
+                results.append(generation_pb2.ScoreResult(error=status("INVALID_ARGUMENT", "INPUT_TOO_LONG", "long.")))
                 continue
-            if text.startswith("fail"):
-                failure = status("INVALID_ARGUMENT", "INPUT_TOO_LONG", f"{text!r} is too long.")
-                results.append(embedding_pb2.EmbedResult(error=failure))
+            scores = [self._score(text.text, tokens=request.include_token_logprobs) for text in item.continuations]
+            report = common_pb2.InputReport(token_count=len(item.context.text))
+            scored = generation_pb2.ScoredItem(continuations=scores, context=report)
+            results.append(generation_pb2.ScoreResult(item=scored))
+        return generation_pb2.ScoreResponse(
+            request_id=request.options.request_id, results=results, usage=self._usage(["one"])
+        )
+
+    def Tokenize(self, request, context):
+        """A token a word; a chat is its last message."""
+        self._note(request, context, "")
+        texts = [text.text for text in request.inputs] or [request.chat.messages[-1].content]
+        results = []
+        for words in (text.split(" ") for text in texts):
+            made = tokenizer_pb2.Tokenization(token_count=len(words))
+            if not request.count_only:
+                made.token_ids.extend(len(word) for word in words)
+            if request.include_pieces:
+                made.pieces.extend(word.encode() for word in words)
+            if request.include_offsets:
+                made.offsets.add(start=0, end=len(words[0]))
+            results.append(made)
+        return tokenizer_pb2.TokenizeResponse(results=results, max_input_tokens=512)
+
+    def Detokenize(self, request, context):
+        self._note(request, context, "")
+        return tokenizer_pb2.DetokenizeResponse(texts=[" ".join("x" * id for id in ids.ids) for ids in request.inputs])
+
+    def GetServerInfo(self, request, context):
+        self.info_count += 1
+        if self.limits is None:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        return self.limits
+
+    def Embed(self, request, context):
+        with self.changed:
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+            self.changed.notify_all()
+        context.add_callback(self._landed)
+        self._note(request, context, request.options.request_id)
+        self.going_on.wait(30)
+        for place, given in enumerate(request.inputs):
+            if given.text == "refused":
+                problem = status("INVALID_ARGUMENT", "INVALID_PARAMETER", f"inputs[{place}].text is refused.")
+                context.abort_with_status(rpc_status.to_status(problem))
+        if len(request.inputs) > self.accepted_inputs:
+            context.abort_with_status(rpc_status.to_status(status("INVALID_ARGUMENT", "REPLY_TOO_LARGE", "too much.")))
+        results = [self._embedded(given) for given in request.inputs if given.text != "one too few"]
+        return embedding_pb2.EmbedResponse(
+            request_id=request.options.request_id,
+            results=results,
+            usage=self._usage(["one"] * len(results)),
+            telemetry=self._telemetry(request),
+            provenance=common_pb2.Provenance(model_version=self.version),
+        )
+
+    def EmbedStream(self, requests, context):
+        gone = threading.Event()
+        context.add_callback(gone.set)
+        first = next(requests)
+        self._note(first, context, first.config.options.request_id)
+        finished = threading.Event()
+        context.add_callback(lambda: finished.is_set() or self.left.put(first.config.options.request_id))
+        yield embedding_pb2.EmbedStreamResponse(started=common_pb2.Provenance(model_version=self.version))
+        summary = embedding_pb2.EmbedStreamSummary()
+        for request in requests:
+            if request.item.input.text == "stall":
+                gone.wait(30)
+                return
+            if request.item.input.text == "unanswered":
                 continue
-            if text == "big":  # above grpc's own limit of 4 MiB
-                vector = embedding_pb2.DenseVector(values=[0.5] * 1_200_000, dimensions=1_200_000)
-                results.append(embedding_pb2.EmbedResult(embedding=embedding_pb2.Embedding(vectors=[vector])))
-                continue
-            vector = embedding_pb2.DenseVector(values=[len(text), len(text.split()), 1], dimensions=3)
-            report = common_pb2.InputReport(token_count=len(text.split()))
-            results.append(embedding_pb2.EmbedResult(embedding=embedding_pb2.Embedding(vectors=[vector], input=report)))
-        return embedding_pb2.EmbedResponse(request_id=request.options.request_id, results=results)
+            result = self._embedded(request.item.input)
+            summary.usage.prompt_tokens += 1
+            name = "7" if request.item.input.text == "wrong name" else request.item.item_id
+            item = embedding_pb2.EmbedStreamItemResult(item_id=name, result=result)
+            yield embedding_pb2.EmbedStreamResponse(item=item)
+        yield embedding_pb2.EmbedStreamResponse(summary=summary)
+        finished.set()
+
+    def _landed(self) -> None:
+        with self.changed:
+            self.in_flight -= 1
+
+    @staticmethod
+    def _embedded(given) -> embedding_pb2.EmbedResult:
+        text = given.text if given.HasField("text") else " ".join(map(str, given.token_ids.ids))
+        text += f"|{given.text_pair}" if given.HasField("text_pair") else ""
+        if text.startswith("fail"):
+            failure = status(
+                "INVALID_ARGUMENT",
+                "INPUT_TOO_LONG",
+                f"{'inputs[0].text ' * (text == 'fail by place')}{text!r} is too long.",
+            )
+            return embedding_pb2.EmbedResult(error=failure)
+        if text == "big":  # above grpc's own limit of 4 MiB
+            vector = embedding_pb2.DenseVector(values=[0.5] * 1_200_000, dimensions=1_200_000)
+            return embedding_pb2.EmbedResult(embedding=embedding_pb2.Embedding(vectors=[vector]))
+        if text == "tokens":
+            vectors = [embedding_pb2.DenseVector(values=[id, 1], dimensions=2) for id in (7, 8, 9)]
+            ids = common_pb2.TokenIds(ids=[7, 8, 9])
+            return embedding_pb2.EmbedResult(embedding=embedding_pb2.Embedding(vectors=vectors, token_ids=ids))
+        vector = embedding_pb2.DenseVector(values=[len(text), len(text.split()), 1], dimensions=3)
+        report = common_pb2.InputReport(token_count=len(text.split()))
+        return embedding_pb2.EmbedResult(embedding=embedding_pb2.Embedding(vectors=[vector], input=report))
 
     def ListModels(self, request, context):
         models = [self._model("talker", "generate"), self._model("reader", "embed")]
@@ -171,6 +339,8 @@ class Standin(
         self.attempts[name] += 1
 
     def _misbehave(self, text: str, request, context) -> None:
+        if self.draining:
+            context.abort_with_status(rpc_status.to_status(status("UNAVAILABLE", "DRAINING", "it stops.")))
         kind, *rest = text.split(":")
         if kind == "fail" and rest[1]:
             context.abort_with_status(rpc_status.to_status(status(rest[0], rest[1], "a message with 1.7.")))
@@ -180,6 +350,8 @@ class Standin(
             context.abort(grpc.StatusCode[rest[0]], "plain words")
         if kind == "flaky" and self.attempts[request.options.request_id] <= 2:
             context.abort(grpc.StatusCode.UNAVAILABLE, "starting")
+        if kind == "dropped" and self.attempts[request.options.request_id] <= 2:
+            context.abort(grpc.StatusCode.CANCELLED, "stopping")
         if kind == "slow":
             gone = threading.Event()
             context.add_callback(gone.set)
@@ -196,18 +368,39 @@ class Standin(
                 return request.chat.messages[-1].content
 
     @staticmethod
-    def _delta(words: list[str], index: int, *, jump: bool):
-        last = index == len(words) - 1
-        return generation_pb2.GenerationDelta(
-            candidates=[
-                generation_pb2.CandidateDelta(
-                    text=words[index] + ("" if last else " "),
-                    token_ids=[len(words[index])],
-                    first_token_index=index + jump * index,
-                    finish_reason=generation_pb2.FINISH_REASON_MAX_TOKENS if last else 0,
-                )
-            ]
+    def _delta(index: int, words: list[str], step: int, *, jump: bool, echo: bool) -> generation_pb2.CandidateDelta:
+        last = step == len(words) - 1
+        word, tail = words[step].replace("+", ""), ""
+        if "+" in words[step] and not last:
+            word = words[step].partition("+")[0]
+        elif not last:
+            word += " "
+        if step and "+" in words[step - 1]:
+            tail = words[step - 1].partition("+")[2] + " "
+        return generation_pb2.CandidateDelta(
+            index=index,
+            text="echo " * (echo and not step) + tail + word,
+            token_ids=[101, 102, 103] * (echo and not step) + [len(words[step])],
+            first_token_index=step + jump * step + 3 * bool(echo and step),
+            finish_reason=generation_pb2.FINISH_REASON_MAX_TOKENS if last else 0,
         )
+
+    @staticmethod
+    def _score(text: str, *, tokens: bool) -> generation_pb2.ContinuationScore:
+        count = len(text)
+        return generation_pb2.ContinuationScore(
+            logprob=-count,
+            mean_logprob=-1,
+            perplexity=2.5,
+            token_count=count,
+            is_greedy=count == 1,
+            tokens=[Standin._position(ord(letter)) for letter in text] if tokens else [],
+        )
+
+    @staticmethod
+    def _position(token_id: int) -> generation_pb2.PositionLogprobs:
+        token = generation_pb2.TokenLogprob(token_id=token_id, token=b"\xc3", logprob=-1, rank=1)
+        return generation_pb2.PositionLogprobs(chosen=token, top=[token])
 
     @staticmethod
     def _usage(words: list[str]) -> common_pb2.Usage:
@@ -242,6 +435,8 @@ def served() -> Iterator[Standin]:
     generation_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, server)
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(servicer, server)
     model_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
+    tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(servicer, server)
+    server_pb2_grpc.add_ServerServiceServicer_to_server(servicer, server)
     servicer.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     servicer.die = lambda: server.stop(None).wait()
@@ -264,11 +459,21 @@ def mortal() -> Iterator[Standin]:
 
 
 @pytest.fixture
+def another() -> Iterator[Standin]:
+    """A second one, which stands behind the same name."""
+    with served() as servicer:
+        yield servicer
+
+
+@pytest.fixture
 def server(standin: Standin) -> Standin:
     """The server, with nothing noted yet."""
     standin.requests.clear()
     standin.metadata.clear()
     standin.attempts.clear()
+    standin.version, standin.limits, standin.accepted_inputs = "v1", LIMITS, 2**31
+    standin.break_after = None
+    standin.info_count = standin.most_in_flight = 0
     while not standin.left.empty():
         standin.left.get()
     return standin

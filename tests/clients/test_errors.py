@@ -35,11 +35,11 @@ REASONS = {
     "VERSION_MISMATCH": ("FAILED_PRECONDITION", "VersionMismatch"),
     "QUEUE_FULL": ("RESOURCE_EXHAUSTED", "Overloaded"),
     "QUEUE_TIMEOUT": ("RESOURCE_EXHAUSTED", "QueueTimeout"),
-    "TENANT_LIMIT": ("RESOURCE_EXHAUSTED", "Overloaded"),
+    "TENANT_LIMIT": ("RESOURCE_EXHAUSTED", "TenantLimit"),
     "MESSAGE_TOO_LARGE": ("RESOURCE_EXHAUSTED", "MessageTooLarge"),
     "SLOW_READER": ("RESOURCE_EXHAUSTED", "SlowReader"),
     "DEADLINE": ("DEADLINE_EXCEEDED", "DeadlineExceeded"),
-    "DEADLINE_UNREACHABLE": ("DEADLINE_EXCEEDED", "DeadlineExceeded"),
+    "DEADLINE_UNREACHABLE": ("DEADLINE_EXCEEDED", "DeadlineUnreachable"),
     "DRAINING": ("UNAVAILABLE", "Unavailable"),
     "STARTING": ("UNAVAILABLE", "Unavailable"),
     "ENGINE_LOST": ("UNAVAILABLE", "Unavailable"),
@@ -125,8 +125,9 @@ async def ask(target: str) -> None:
         await client.generate("hi")
 
 
-def test_what_no_server_has_begun_is_asked_again(client: Client, server) -> None:
-    assert client.generate("flaky: one", request_id="again").text == "one flaky:"
+@pytest.mark.parametrize("kind", ["flaky", "dropped"])  # says UNAVAILABLE; is just stopping and says CANCELLED
+def test_what_no_server_has_begun_is_asked_again(client: Client, server, kind: str) -> None:
+    assert client.generate(f"{kind}: one", request_id="again").text == f"one {kind}:"
     assert server.attempts["again"] == 3
 
 

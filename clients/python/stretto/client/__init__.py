@@ -1,7 +1,8 @@
 """The client of stretto: `Client`, `AsyncClient`, what they answer and what they raise."""
 
-from stretto.client.aio import AsyncClient, AsyncStream
-from stretto.client.client import Client, Stream
+from stretto.client.aio import AsyncClient
+from stretto.client.aio_streams import AsyncEmbeddingStream, AsyncStream
+from stretto.client.client import Client
 from stretto.client.embeddings import Embedding, Embeddings
 from stretto.client.errors import (
     Aborted,
@@ -11,6 +12,7 @@ from stretto.client.errors import (
     Cancelled,
     ClientClosed,
     DeadlineExceeded,
+    DeadlineUnreachable,
     EmptyInput,
     FailedPrecondition,
     InputTooLong,
@@ -27,11 +29,11 @@ from stretto.client.errors import (
     SlowReader,
     StrettoError,
     TaskNotSupported,
+    TenantLimit,
     Unauthenticated,
     Unavailable,
     VersionMismatch,
 )
-from stretto.client.requests import Message
 from stretto.client.results import (
     Candidate,
     Generation,
@@ -39,16 +41,25 @@ from stretto.client.results import (
     ModelInfo,
     Piece,
     PositionLogprobs,
+    Progress,
     Provenance,
+    Score,
+    Scores,
+    ServerInfo,
     Telemetry,
+    Tokenization,
+    Tokenizations,
     TokenLogprob,
     Usage,
 )
+from stretto.client.streams import EmbeddingStream, Stream
+from stretto.client.texts import Message
 
 __all__ = [
     "Aborted",
     "AdapterNotFound",
     "AsyncClient",
+    "AsyncEmbeddingStream",
     "AsyncStream",
     "BadTokenId",
     "BatchTooLarge",
@@ -57,7 +68,9 @@ __all__ = [
     "Client",
     "ClientClosed",
     "DeadlineExceeded",
+    "DeadlineUnreachable",
     "Embedding",
+    "EmbeddingStream",
     "Embeddings",
     "EmptyInput",
     "FailedPrecondition",
@@ -76,15 +89,22 @@ __all__ = [
     "PermissionDenied",
     "Piece",
     "PositionLogprobs",
+    "Progress",
     "Provenance",
     "QueueTimeout",
     "ReplyTooLarge",
+    "Score",
+    "Scores",
+    "ServerInfo",
     "SlowReader",
     "Stream",
     "StrettoError",
     "TaskNotSupported",
     "Telemetry",
+    "TenantLimit",
     "TokenLogprob",
+    "Tokenization",
+    "Tokenizations",
     "Unauthenticated",
     "Unavailable",
     "Usage",

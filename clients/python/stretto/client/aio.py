@@ -1,8 +1,8 @@
 """The client for asyncio programs: the same calls as `Client`, awaited."""
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections import deque
+from collections.abc import AsyncIterable, Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -10,93 +10,44 @@ import grpc
 from google.protobuf.message import Message
 
 from stretto.client import methods
-from stretto.client.answer import StreamedAnswer
+from stretto.client.aio_streams import AsyncEmbeddingStream, AsyncStream, Corpus, each
 from stretto.client.calls import Calls
+from stretto.client.corpus import Outgoing
 from stretto.client.embeddings import Embeddings
-from stretto.client.errors import Cancelled
-from stretto.client.methods import Method, ReplyT, RequestT
-from stretto.client.replies import read_embeddings, read_generation, read_model, read_models
-from stretto.client.results import Generation, ModelInfo, Piece
+from stretto.client.errors import NotImplementedByServer
+from stretto.client.gathering import ABOVE_A_LIMIT, IN_FLIGHT, Batch, Gathering, Limits, limits_of, unstated_limits
+from stretto.client.methods import Ask, ResultT
+from stretto.client.replies import read_models
+from stretto.client.results import Generation, ModelInfo, Scores, ServerInfo, Tokenizations
 from stretto.client.statuses import closed, translated
+from stretto.client.texts import Text
 from stretto.v1 import embedding_pb2, generation_pb2, model_pb2
 
-ResultT = TypeVar("ResultT")
-Events = grpc.aio.UnaryStreamCall[Message, generation_pb2.GenerateStreamResponse]
-
-
-class AsyncStream(StreamedAnswer, AsyncIterator[Piece]):
-    """Pieces of an answer as they come. Leaving it, by any way, cancels what is not done."""
-
-    def __init__(self, start: Callable[[], Events], *, request_id: str, target: str) -> None:
-        super().__init__(request_id=request_id, target=target)
-        self._call: Events | None = None
-        with translated(request_id=request_id, target=target):
-            self._call = start()
-
-    async def __anext__(self) -> Piece:
-        try:
-            while not self._waiting:
-                await self._read()
-        except BaseException:  # asyncio.CancelledError too: nobody waits for the rest any more
-            self.close()
-            raise
-        return self._waiting.popleft()
-
-    async def _read(self) -> None:
-        if self._call is None:
-            raise StopAsyncIteration
-        try:
-            with translated(request_id=self.request_id, target=self.target):
-                event = await self._call.read()
-        except asyncio.CancelledError:
-            if self._call is None:  # closed while this was waiting
-                raise StopAsyncIteration from None
-            if (task := asyncio.current_task()) is None or task.cancelling():
-                raise
-            raise self._cancelled_elsewhere() from None  # grpc raises this for a CANCELLED of the far side, too
-        if not isinstance(event, generation_pb2.GenerateStreamResponse):
-            self._check_end()
-            raise StopAsyncIteration
-        self._take(event)
-
-    def _cancelled_elsewhere(self) -> Cancelled:
-        return Cancelled(
-            "the request was cancelled, and not by this client.",
-            code=grpc.StatusCode.CANCELLED,
-            reason="CANCELLED",
-            request_id=self.request_id,
-            target=self.target,
-        )
-
-    def close(self) -> None:
-        """Cancel the request unless it is done; the loop over the stream, if any, ends."""
-        call, self._call = self._call, None
-        self._waiting.clear()
-        if call is not None:
-            call.cancel()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_call", None) is not None:
-            self.close()
-
-
-Awaited = Coroutine[Any, Any, ResultT]
+AwaitedT = TypeVar("AwaitedT")
+Awaited = Coroutine[Any, Any, AwaitedT]
+Call = grpc.aio.UnaryUnaryCall[Message, embedding_pb2.EmbedResponse]
 
 
 class AsyncClient(
-    Calls[Awaited[Generation], AsyncStream, Awaited[Embeddings], Awaited[tuple[ModelInfo, ...]], Awaited[ModelInfo]]
+    Calls[
+        Awaited[Generation],
+        AsyncStream,
+        Iterable[Text] | AsyncIterable[Text],
+        Awaited[Embeddings],
+        AsyncEmbeddingStream,
+        Awaited[Scores],
+        Awaited[tuple[Scores, ...]],
+        Awaited[Tokenizations],
+        Awaited[tuple[str, ...]],
+        Awaited[ServerInfo],
+        Awaited[tuple[ModelInfo, ...]],
+        Awaited[ModelInfo],
+    ]
 ):
     __doc__ = f"""{Calls.__doc__}
-    Every call but `stream` is awaited; `stream` is looped over with `async for`. Arguments are checked when the call
-    is written, before it is awaited. The connection belongs to the event loop of its first call.
+    Every call is awaited but `stream` and `embed_stream`, which are looped over with `async for`. Arguments are checked
+    when the call is written, before it is awaited. `embed` and `embed_stream` take async iterables, too. The connection
+    belongs to the event loop of its first call.
     """
 
     _opened: grpc.aio.Channel | None
@@ -128,62 +79,110 @@ class AsyncClient(
     ) -> None:
         await self.close()
 
-    def _generate(self, request: generation_pb2.GenerateRequest, seconds: float) -> Awaited[Generation]:
-        return self._ask(methods.GENERATE, request, seconds, request.options.request_id, read_generation)
+    async def _answer(self, ask: Ask[ResultT]) -> ResultT:
+        with translated(request_id=ask.request_id, target=self.target):
+            call = self._channel.unary_unary(
+                ask.method.path,
+                request_serializer=ask.method.request.SerializeToString,
+                response_deserializer=ask.method.reply.FromString,
+            )
+            reply = await call(ask.request, timeout=ask.seconds, metadata=self._connection.metadata)
+        return ask.read(reply)
 
-    def _stream(self, request: generation_pb2.GenerateStreamRequest, seconds: float) -> AsyncStream:
-        method = methods.GENERATE_STREAM
-        call = self._channel.unary_stream(
-            method.path,
-            request_serializer=method.request.SerializeToString,
-            response_deserializer=method.reply.FromString,
-        )
-        return AsyncStream(
-            lambda: call(request, timeout=seconds, metadata=self._connection.metadata),
-            request_id=request.request.options.request_id,
-            target=self.target,
-        )
-
-    def _embed(self, request: embedding_pb2.EmbedRequest, seconds: float) -> Awaited[Embeddings]:
-        def read(reply: embedding_pb2.EmbedResponse) -> Embeddings:
-            return read_embeddings(reply, count=len(request.inputs), target=self.target)
-
-        return self._ask(methods.EMBED, request, seconds, request.options.request_id, read)
+    _generation = _scores = _score_batch = _tokenizations = _strings = _server_info = _model = _answer
 
     async def _models(self, seconds: float) -> tuple[ModelInfo, ...]:
         end = time.monotonic() + seconds
         found: tuple[ModelInfo, ...] = ()
         page = model_pb2.ListModelsRequest()
         while True:
-            reply = await self._ask(methods.LIST_MODELS, page, max(end - time.monotonic(), 0), "", _same)
+            reply = await self._answer(self._ask_models(page, max(end - time.monotonic(), 0)))
             found += read_models(reply)
             if not reply.next_page_token:
                 return found
             page = model_pb2.ListModelsRequest(page_token=reply.next_page_token)
 
-    def _model(self, name: str, seconds: float) -> Awaited[ModelInfo]:
-        def read(reply: model_pb2.GetModelResponse) -> ModelInfo:
-            return read_model(reply.model)
+    def _stream(
+        self, request: generation_pb2.GenerateStreamRequest, options: Mapping[str, Any], seconds: float
+    ) -> AsyncStream:
+        method = methods.GENERATE_STREAM
+        call = self._channel.unary_stream(
+            method.path,
+            request_serializer=method.request.SerializeToString,
+            response_deserializer=method.reply.FromString,
+        )
+        metadata = self._connection.metadata
+        return AsyncStream(
+            lambda request, seconds: call(request, timeout=seconds, metadata=metadata),
+            request,
+            options,
+            seconds=seconds,
+            target=self.target,
+        )
 
-        return self._ask(methods.GET_MODEL, model_pb2.GetModelRequest(model=name), seconds, "", read)
+    async def _embeddings(
+        self, texts: Iterable[Text] | AsyncIterable[Text], head: embedding_pb2.EmbedRequest, seconds: float
+    ) -> Embeddings:
+        gathering = Gathering(head, await self._limits(seconds), self.target)
+        flying: deque[tuple[Batch, Call]] = deque()
+        try:
+            async for text in each(texts):
+                if (batch := gathering.add(text)) is None:
+                    continue
+                if len(flying) == IN_FLIGHT:
+                    await self._land(gathering, *flying.popleft(), seconds)
+                flying.append((batch, self._send(gathering, batch, seconds)))
+            if (batch := gathering.rest()) is not None:
+                flying.append((batch, self._send(gathering, batch, seconds)))
+            while flying:
+                await self._land(gathering, *flying.popleft(), seconds)
+        finally:
+            for _, call in flying:
+                call.cancel()
+        return gathering.result()
 
-    async def _ask(
-        self,
-        method: Method[RequestT, ReplyT],
-        request: RequestT,
-        seconds: float,
-        request_id: str,
-        read: Callable[[ReplyT], ResultT],
-    ) -> ResultT:
-        with translated(request_id=request_id, target=self.target):
+    def _send(self, gathering: Gathering, batch: Batch, seconds: float) -> Call:
+        method = methods.EMBED
+        with translated(request_id=gathering.request_id, target=self.target):
             call = self._channel.unary_unary(
                 method.path,
                 request_serializer=method.request.SerializeToString,
                 response_deserializer=method.reply.FromString,
             )
-            reply = await call(request, timeout=seconds, metadata=self._connection.metadata)
-        return read(reply)
+            return call(gathering.request(batch), timeout=seconds, metadata=self._connection.metadata)
 
+    async def _land(self, gathering: Gathering, batch: Batch, call: Call, seconds: float) -> None:
+        try:
+            with gathering.places(batch), translated(request_id=gathering.request_id, target=self.target):
+                reply = await call
+        except ABOVE_A_LIMIT as error:
+            for smaller in gathering.smaller(batch, error):
+                await self._land(gathering, smaller, self._send(gathering, smaller, seconds), seconds)
+        else:
+            gathering.take(batch, reply)
 
-def _same(reply: Any) -> Any:
-    return reply
+    def _embedding_stream(
+        self, texts: Iterable[Text] | AsyncIterable[Text], head: embedding_pb2.EmbedRequest, seconds: float
+    ) -> AsyncEmbeddingStream:
+        channel, method = self._channel, methods.EMBED_STREAM
+
+        async def open_() -> tuple[Corpus, Outgoing]:
+            outgoing = Outgoing(head, await self._limits(min(seconds, self._connection.timeout)))
+            call = channel.stream_stream(
+                method.path,
+                request_serializer=method.request.SerializeToString,
+                response_deserializer=method.reply.FromString,
+            )
+            with translated(request_id=head.options.request_id, target=self.target):
+                return call(timeout=seconds, metadata=self._connection.metadata), outgoing
+
+        return AsyncEmbeddingStream(open_, texts, request_id=head.options.request_id, target=self.target)
+
+    async def _limits(self, seconds: float) -> Limits:
+        """Asked once."""
+        if self._known_limits is None:
+            try:
+                self._known_limits = limits_of(await self._answer(self._ask_server_info(seconds)))
+            except NotImplementedByServer:
+                self._known_limits = unstated_limits(self.target)
+        return self._known_limits

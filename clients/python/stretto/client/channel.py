@@ -13,29 +13,33 @@ import grpc
 from stretto.client.errors import invalid
 
 DEFAULT_TARGET = "127.0.0.1:50051"
-MAX_REPLY_BYTES = 64 << 20
-SERVICES = ("stretto.v1.GenerationService", "stretto.v1.EmbeddingService", "stretto.v1.ModelService")
+MAX_MESSAGE_BYTES = 64 << 20
+SERVICES = ("GenerationService", "EmbeddingService", "TokenizerService", "ModelService", "ServerService")
 
 # Retried: only what no server has begun. A server sends its headers when it admits a request, and grpc never retries
-# after headers. retryThrottling is the retry budget: retries stop while more than about one call in ten fails.
+# after headers. CANCELLED is what a server that is just stopping says to a call that it has not taken yet.
+# RESOURCE_EXHAUSTED is not retried: who asks a full queue again makes it fuller; the caller gets `retry_after`.
+# retryThrottling is the retry budget: after fifty failures more than a tenth of the successes retries stop.
+# Where a name has several addresses, calls take turns, so that a retry asks another server than the one that stops.
 SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
-            "name": [{"service": service} for service in SERVICES],
+            "name": [{"service": f"stretto.v1.{service}"} for service in SERVICES],
             "retryPolicy": {
-                "maxAttempts": 3,
+                "maxAttempts": 4,
                 "initialBackoff": "0.05s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 3,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ],
-    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
 }
 OPTIONS: tuple[tuple[str, int | str], ...] = (
-    ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
-    ("grpc.max_send_message_length", MAX_REPLY_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),
@@ -85,7 +89,7 @@ def connection(
 
 
 def _target(target: str) -> str:
-    """HOST:PORT, or one of grpc's own forms (dns:///name, unix:path)."""
+    """HOST:PORT, or one of grpc's own forms (dns:///name:port, ipv4:address:port,address:port, unix:path)."""
     if target.startswith(("http://", "https://")) or ":" not in target:
         raise invalid(f"target must be HOST:PORT, as in {DEFAULT_TARGET}; got {target!r}.", "target")
     return target

@@ -1,83 +1,49 @@
 """The client for programs that wait: one thread a call."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
 from stretto.client import methods
-from stretto.client.answer import StreamedAnswer
 from stretto.client.calls import Calls
+from stretto.client.corpus import Outgoing
 from stretto.client.embeddings import Embeddings
-from stretto.client.methods import Method, ReplyT, RequestT
-from stretto.client.replies import read_embeddings, read_generation, read_model, read_models
-from stretto.client.results import Generation, ModelInfo, Piece
+from stretto.client.errors import NotImplementedByServer
+from stretto.client.gathering import ABOVE_A_LIMIT, IN_FLIGHT, Batch, Gathering, Limits, limits_of, unstated_limits
+from stretto.client.methods import Ask, ResultT
+from stretto.client.replies import read_models
+from stretto.client.results import Generation, ModelInfo, Scores, ServerInfo, Tokenizations
 from stretto.client.statuses import translated
+from stretto.client.streams import EmbeddingStream, Stream
+from stretto.client.texts import Text
 from stretto.v1 import embedding_pb2, generation_pb2, model_pb2
 
 if TYPE_CHECKING:
-    from grpc import _CallIterator
+    from grpc import _CallFuture
 
-ResultT = TypeVar("ResultT")
-
-
-class Stream(StreamedAnswer, Iterator[Piece]):
-    """Pieces of an answer as they come. Leaving it, by any way, cancels what is not done."""
-
-    def __init__(
-        self,
-        start: "Callable[[], _CallIterator[generation_pb2.GenerateStreamResponse]]",
-        *,
-        request_id: str,
-        target: str,
-    ) -> None:
-        super().__init__(request_id=request_id, target=target)
-        self._call: _CallIterator[generation_pb2.GenerateStreamResponse] | None = None
-        with translated(request_id=request_id, target=target):
-            self._call = start()
-
-    def __next__(self) -> Piece:
-        try:
-            while not self._waiting:
-                self._read()
-        except BaseException:  # KeyboardInterrupt too: nobody waits for the rest any more
-            self.close()
-            raise
-        return self._waiting.popleft()
-
-    def _read(self) -> None:
-        if self._call is None:
-            raise StopIteration
-        with translated(request_id=self.request_id, target=self.target):
-            event = next(self._call, None)
-        if event is None:
-            self._check_end()
-            raise StopIteration
-        self._take(event)
-
-    def close(self) -> None:
-        """Cancel the request unless it is done; the loop over the stream, if any, ends."""
-        call, self._call = self._call, None
-        self._waiting.clear()
-        if call is not None:
-            call.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_call", None) is not None:
-            self.close()
+Flying = deque[tuple[Batch, "_CallFuture[embedding_pb2.EmbedResponse]"]]
 
 
-class Client(Calls[Generation, Stream, Embeddings, tuple[ModelInfo, ...], ModelInfo]):
+class Client(
+    Calls[
+        Generation,
+        Stream,
+        Iterable[Text],
+        Embeddings,
+        EmbeddingStream,
+        Scores,
+        tuple[Scores, ...],
+        Tokenizations,
+        tuple[str, ...],
+        ServerInfo,
+        tuple[ModelInfo, ...],
+        ModelInfo,
+    ]
+):
     __doc__ = Calls.__doc__
 
     _channel: grpc.Channel
@@ -97,62 +63,114 @@ class Client(Calls[Generation, Stream, Embeddings, tuple[ModelInfo, ...], ModelI
     ) -> None:
         self.close()
 
-    def _generate(self, request: generation_pb2.GenerateRequest, seconds: float) -> Generation:
-        return self._ask(methods.GENERATE, request, seconds, request.options.request_id, read_generation)
+    def _answer(self, ask: Ask[ResultT]) -> ResultT:
+        with translated(request_id=ask.request_id, target=self.target):
+            call = self._channel.unary_unary(
+                ask.method.path,
+                request_serializer=ask.method.request.SerializeToString,
+                response_deserializer=ask.method.reply.FromString,
+            )
+            reply = call(ask.request, timeout=ask.seconds, metadata=self._connection.metadata)
+        return ask.read(reply)
 
-    def _stream(self, request: generation_pb2.GenerateStreamRequest, seconds: float) -> Stream:
-        method = methods.GENERATE_STREAM
-        call = self._channel.unary_stream(
-            method.path,
-            request_serializer=method.request.SerializeToString,
-            response_deserializer=method.reply.FromString,
-        )
-        return Stream(
-            lambda: call(request, timeout=seconds, metadata=self._connection.metadata),
-            request_id=request.request.options.request_id,
-            target=self.target,
-        )
-
-    def _embed(self, request: embedding_pb2.EmbedRequest, seconds: float) -> Embeddings:
-        def read(reply: embedding_pb2.EmbedResponse) -> Embeddings:
-            return read_embeddings(reply, count=len(request.inputs), target=self.target)
-
-        return self._ask(methods.EMBED, request, seconds, request.options.request_id, read)
+    _generation = _scores = _score_batch = _tokenizations = _strings = _server_info = _model = _answer
 
     def _models(self, seconds: float) -> tuple[ModelInfo, ...]:
         end = time.monotonic() + seconds
         found: tuple[ModelInfo, ...] = ()
         page = model_pb2.ListModelsRequest()
         while True:
-            reply = self._ask(methods.LIST_MODELS, page, max(end - time.monotonic(), 0), "", _same)
+            reply = self._answer(self._ask_models(page, max(end - time.monotonic(), 0)))
             found += read_models(reply)
             if not reply.next_page_token:
                 return found
             page = model_pb2.ListModelsRequest(page_token=reply.next_page_token)
 
-    def _model(self, name: str, seconds: float) -> ModelInfo:
-        def read(reply: model_pb2.GetModelResponse) -> ModelInfo:
-            return read_model(reply.model)
+    def _stream(
+        self, request: generation_pb2.GenerateStreamRequest, options: Mapping[str, Any], seconds: float
+    ) -> Stream:
+        method = methods.GENERATE_STREAM
+        call = self._channel.unary_stream(
+            method.path,
+            request_serializer=method.request.SerializeToString,
+            response_deserializer=method.reply.FromString,
+        )
+        metadata = self._connection.metadata
+        return Stream(
+            lambda request, seconds: call(request, timeout=seconds, metadata=metadata),
+            request,
+            options,
+            seconds=seconds,
+            target=self.target,
+        )
 
-        return self._ask(methods.GET_MODEL, model_pb2.GetModelRequest(model=name), seconds, "", read)
+    def _embeddings(self, texts: Iterable[Text], head: embedding_pb2.EmbedRequest, seconds: float) -> Embeddings:
+        gathering = Gathering(head, self._limits(seconds), self.target)
+        flying: Flying = deque()
+        try:
+            for batch in gathering.batches(texts):
+                if len(flying) == IN_FLIGHT:
+                    self._land(gathering, *flying.popleft(), seconds)
+                flying.append((batch, self._send(gathering, batch, seconds)))
+            while flying:
+                self._land(gathering, *flying.popleft(), seconds)
+        finally:
+            for _, call in flying:
+                call.cancel()
+        return gathering.result()
 
-    def _ask(
-        self,
-        method: Method[RequestT, ReplyT],
-        request: RequestT,
-        seconds: float,
-        request_id: str,
-        read: Callable[[ReplyT], ResultT],
-    ) -> ResultT:
-        with translated(request_id=request_id, target=self.target):
+    def _send(self, gathering: Gathering, batch: Batch, seconds: float) -> "_CallFuture[embedding_pb2.EmbedResponse]":
+        method = methods.EMBED
+        with translated(request_id=gathering.request_id, target=self.target):
             call = self._channel.unary_unary(
                 method.path,
                 request_serializer=method.request.SerializeToString,
                 response_deserializer=method.reply.FromString,
             )
-            reply = call(request, timeout=seconds, metadata=self._connection.metadata)
-        return read(reply)
+            return call.future(gathering.request(batch), timeout=seconds, metadata=self._connection.metadata)
 
+    def _land(
+        self,
+        gathering: Gathering,
+        batch: Batch,
+        call: "_CallFuture[embedding_pb2.EmbedResponse]",
+        seconds: float,
+    ) -> None:
+        try:
+            with gathering.places(batch), translated(request_id=gathering.request_id, target=self.target):
+                reply = call.result()
+        except ABOVE_A_LIMIT as error:
+            for smaller in gathering.smaller(batch, error):
+                self._land(gathering, smaller, self._send(gathering, smaller, seconds), seconds)
+        else:
+            gathering.take(batch, reply)
+        finally:
+            call.cancel()  # nobody waits any more, whatever ended this
 
-def _same(reply: Any) -> Any:
-    return reply
+    def _embedding_stream(
+        self, texts: Iterable[Text], head: embedding_pb2.EmbedRequest, seconds: float
+    ) -> EmbeddingStream:
+        method = methods.EMBED_STREAM
+        outgoing = Outgoing(head, self._limits(min(seconds, self._connection.timeout)))
+        call = self._channel.stream_stream(
+            method.path,
+            request_serializer=method.request.SerializeToString,
+            response_deserializer=method.reply.FromString,
+        )
+        metadata = self._connection.metadata
+        return EmbeddingStream(
+            lambda requests, seconds: call(requests, timeout=seconds, metadata=metadata),
+            outgoing,
+            texts,
+            seconds=seconds,
+            target=self.target,
+        )
+
+    def _limits(self, seconds: float) -> Limits:
+        """Asked once."""
+        if self._known_limits is None:
+            try:
+                self._known_limits = limits_of(self._answer(self._ask_server_info(seconds)))
+            except NotImplementedByServer:
+                self._known_limits = unstated_limits(self.target)
+        return self._known_limits

@@ -1,11 +1,12 @@
-"""The vectors of a batch: a sequence with one entry a text, which is also an array wherever numpy is asked for one."""
+"""The vectors of texts: a sequence with one entry a text, which is also an array wherever numpy is asked for one."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
-from stretto.client.errors import StrettoError
+from stretto.client.errors import StrettoError, invalid
 from stretto.client.results import InputReport, Provenance, Telemetry, Usage
+from stretto.client.vectors import decoded
 from stretto.v1 import embedding_pb2
 
 if TYPE_CHECKING:
@@ -15,21 +16,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Embedding:
-    """One text of a batch: its vector, or in `error` why it has none (then `input` is None).
+    """One text: its vector, or in `error` why it has none (then `input` is None).
 
-    Its length is the number of dimensions; iterating gives floats; `numpy.asarray(embedding)` is [d] float32.
-    Reading the vector of a text that failed raises its error.
+    Its length is the number of dimensions; iterating gives floats; `numpy.asarray(embedding)` is [d] float32. A text
+    with one vector a token (`token_ids` says which) or a window has them in `vectors`. Reading the vector of a text
+    that failed raises its error. `reply` holds what came, in the encoding that was asked for.
     """
 
     index: int
     error: StrettoError | None
     input: InputReport | None
+    token_ids: tuple[int, ...]
     reply: embedding_pb2.EmbedResult = field(repr=False, compare=False)
 
     @property
     def vector(self) -> "NDArray[numpy.float32]":
         """[d] float32; a list of d floats where numpy is not installed."""
         return _array(self._values()) if _numpy_installed() else self.tolist()  # type: ignore[return-value]
+
+    @property
+    def vectors(self) -> "NDArray[numpy.float32]":
+        """[v, d] float32, one a token or a window, [1, d] else; lists of floats where numpy is not installed."""
+        rows = [list(decoded(vector)) for vector in self._read()]
+        return _array(rows) if _numpy_installed() else rows  # type: ignore[return-value]
 
     def tolist(self) -> list[float]:
         """d floats, with numpy or without."""
@@ -45,9 +54,15 @@ class Embedding:
         return _converted(_array(self._values()), dtype, copy)
 
     def _values(self) -> Sequence[float]:
+        vectors = self._read()
+        if len(vectors) != 1:
+            raise invalid(f"text {self.index} has {len(vectors)} vectors; read its `vectors`.", "config.pooling")
+        return decoded(vectors[0])
+
+    def _read(self) -> Sequence[embedding_pb2.DenseVector]:
         if self.error is not None:
             raise self.error
-        return self.reply.embedding.vectors[0].values
+        return self.reply.embedding.vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,13 +71,14 @@ class Embeddings(Sequence[Embedding]):
 
     `embeddings[i]` is an `Embedding`: its `vector`, or its `error`. `embeddings.vectors` and
     `numpy.asarray(embeddings)` are [n, d] float32, `embeddings.shape` is (n, d); if a text failed these three raise
-    its error, so that a row never goes missing unseen: look at `errors`, or at each `error`, first.
+    its error, so that a row never goes missing unseen: look at `errors`, or at each `error`, first. `usage` is the sum
+    of all requests that it took, `telemetry` has one entry a request where it was asked for.
     """
 
     items: tuple[Embedding, ...]
     usage: Usage
     provenance: Provenance
-    telemetry: Telemetry | None
+    telemetry: tuple[Telemetry, ...]
     request_id: str
 
     @property
@@ -122,7 +138,7 @@ def _numpy_installed() -> bool:
     return True
 
 
-def _array(values: Sequence[float]) -> "NDArray[numpy.float32]":
+def _array(values: Sequence[float] | Sequence[Sequence[float]]) -> "NDArray[numpy.float32]":
     import numpy
 
     return numpy.array(values, dtype=numpy.float32)

@@ -15,10 +15,12 @@ StrettoError
 │   ├── ModelNotReady         it is loading, or its load failed
 │   └── VersionMismatch       another checkpoint answers under that name
 ├── Overloaded                too much is waiting; try again after `retry_after` seconds
-│   └── QueueTimeout          no step took the request in time
+│   ├── QueueTimeout          no step took the request in time
+│   └── TenantLimit           the caller's own rate or share is used up
 ├── MessageTooLarge           a message above the limit of one end
 ├── SlowReader                the stream was read too slowly
 ├── DeadlineExceeded          the time that the call was given is over
+│   └── DeadlineUnreachable   the server saw at the door that it would be
 ├── Unavailable               nothing answers, or the server is starting, stopping or recovering
 ├── Unauthenticated           no valid token came with the call
 ├── PermissionDenied          the token does not allow this
@@ -122,6 +124,10 @@ class QueueTimeout(Overloaded):
     """No step took the request within its queue_timeout."""
 
 
+class TenantLimit(Overloaded):
+    """The caller's own rate or share is used up, whatever the others do."""
+
+
 class MessageTooLarge(StrettoError):
     """A request or a reply is above the message limit of one end."""
 
@@ -131,7 +137,11 @@ class SlowReader(StrettoError):
 
 
 class DeadlineExceeded(StrettoError):
-    """The call's `timeout` is over, or the server saw at the door that it cannot be met."""
+    """The call's `timeout` is over."""
+
+
+class DeadlineUnreachable(DeadlineExceeded):
+    """The server saw at the door that what waits before the call takes longer than its `timeout`."""
 
 
 class Unavailable(StrettoError):
@@ -169,6 +179,18 @@ class ClientClosed(StrettoError):
 def invalid(message: str, field: str) -> InvalidRequest:
     """A refusal of this package's own: the request never left."""
     return InvalidRequest(message, code=grpc.StatusCode.INVALID_ARGUMENT, reason="INVALID_PARAMETER", field=field)
+
+
+def too_large(message: str, field: str, request_id: str) -> MessageTooLarge:
+    """One text alone is above the limit of a message."""
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    return MessageTooLarge(message, code=code, reason="MESSAGE_TOO_LARGE", field=field, request_id=request_id)
+
+
+def swapped(before: str, now: str, request_id: str) -> Aborted:
+    """Vectors of two checkpoints do not belong together."""
+    message = f"the model was replaced between two requests of one call: {before!r}, then {now!r}."
+    return Aborted(message, code=grpc.StatusCode.ABORTED, reason="MODEL_SWAPPED", request_id=request_id)
 
 
 def broken(message: str, request_id: str = "") -> InternalError:

@@ -1,12 +1,13 @@
 """From protobuf replies to plain results; what no server should send is refused here."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from google.protobuf import timestamp_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
-from stretto.client.embeddings import Embedding, Embeddings
+from stretto.client.embeddings import Embedding
 from stretto.client.errors import broken
 from stretto.client.results import (
     Candidate,
@@ -15,13 +16,19 @@ from stretto.client.results import (
     ModelInfo,
     Piece,
     PositionLogprobs,
+    Progress,
     Provenance,
+    Score,
+    Scores,
+    ServerInfo,
     Telemetry,
+    Tokenization,
+    Tokenizations,
     TokenLogprob,
     Usage,
 )
 from stretto.client.statuses import from_status
-from stretto.v1 import common_pb2, embedding_pb2, generation_pb2, model_pb2
+from stretto.v1 import common_pb2, embedding_pb2, generation_pb2, model_pb2, server_pb2, tokenizer_pb2
 
 
 def read_generation(reply: generation_pb2.GenerateResponse) -> Generation:
@@ -29,6 +36,7 @@ def read_generation(reply: generation_pb2.GenerateResponse) -> Generation:
         raise broken("the server answered with no candidate at all.", reply.request_id)
     return Generation(
         candidates=tuple(read_candidate(candidate) for candidate in reply.candidates),
+        prompt_logprobs=tuple(read_logprobs(position) for position in reply.prompt_logprobs),
         usage=read_usage(reply.usage),
         input=read_input(reply.input),
         provenance=read_provenance(reply.provenance),
@@ -69,16 +77,56 @@ def read_logprobs(position: generation_pb2.PositionLogprobs) -> PositionLogprobs
     return PositionLogprobs(chosen=_token(position.chosen), top=tuple(_token(token) for token in position.top))
 
 
-def read_embeddings(reply: embedding_pb2.EmbedResponse, *, count: int, target: str) -> Embeddings:
-    """`count` is how many texts were sent: a result too many or too few is refused, never paired up wrongly."""
+def read_progress(progress: generation_pb2.PrefillProgress) -> Progress:
+    return Progress(
+        processed_tokens=progress.processed_tokens,
+        total_tokens=progress.total_tokens,
+        queue_position=progress.queue_position,
+    )
+
+
+def read_scores(reply: generation_pb2.ScoreResponse, *, counts: Sequence[int], target: str) -> tuple[Scores, ...]:
+    """`counts` are how many continuations each item had: what does not match is refused, never paired up wrongly."""
+    if len(reply.results) != len(counts):
+        raise broken(f"the server answered {len(reply.results)} results for {len(counts)} items.", reply.request_id)
+    return tuple(_scores(result, count, reply, target) for result, count in zip(reply.results, counts, strict=True))
+
+
+def read_tokenizations(reply: tokenizer_pb2.TokenizeResponse, *, count: int) -> Tokenizations:
     if len(reply.results) != count:
-        raise broken(f"the server answered {len(reply.results)} results for {count} texts.", reply.request_id)
-    return Embeddings(
-        items=tuple(_embedding(index, result, reply.request_id, target) for index, result in enumerate(reply.results)),
-        usage=read_usage(reply.usage),
-        provenance=read_provenance(reply.provenance),
-        telemetry=read_telemetry(reply.telemetry) if reply.HasField("telemetry") else None,
-        request_id=reply.request_id,
+        raise broken(f"the server answered {len(reply.results)} results for {count} texts.")
+    items = (
+        Tokenization(
+            token_count=result.token_count,
+            token_ids=tuple(result.token_ids),
+            pieces=tuple(result.pieces),
+            offsets=tuple((span.start, span.end) for span in result.offsets),
+        )
+        for result in reply.results
+    )
+    return Tokenizations(items=tuple(items), max_input_tokens=reply.max_input_tokens, reply=reply)
+
+
+def read_texts(reply: tokenizer_pb2.DetokenizeResponse, *, count: int) -> tuple[str, ...]:
+    if len(reply.texts) != count:
+        raise broken(f"the server answered {len(reply.texts)} texts for {count} lists of token ids.")
+    return tuple(reply.texts)
+
+
+def read_server_info(reply: server_pb2.GetServerInfoResponse) -> ServerInfo:
+    return ServerInfo(
+        version=reply.version,
+        api_versions=tuple(reply.api_versions),
+        uptime_seconds=_seconds(reply.uptime),
+        max_request_bytes=reply.max_request_bytes,
+        max_response_bytes=reply.max_response_bytes,
+        max_inputs_per_request=reply.max_inputs_per_request,
+        max_queue_size=reply.max_queue_size,
+        max_batch_tokens=reply.max_batch_tokens,
+        device=reply.device,
+        cpu_threads=reply.cpu_threads,
+        kernels=reply.kernels,
+        reply=reply,
     )
 
 
@@ -124,6 +172,7 @@ def read_input(report: common_pb2.InputReport) -> InputReport:
     return InputReport(
         token_count=report.token_count,
         truncated_tokens=report.truncated_tokens,
+        chunk_count=report.chunk_count,
         unknown_token_count=report.unknown_token_count,
     )
 
@@ -182,19 +231,49 @@ def finish_word(number: int) -> str:
     return word(generation_pb2.FinishReason, number, "FINISH_REASON_")
 
 
-def _embedding(index: int, result: embedding_pb2.EmbedResult, request_id: str, target: str) -> Embedding:
+def read_embedding(index: int, result: embedding_pb2.EmbedResult, *, request_id: str, target: str) -> Embedding:
     if result.HasField("error"):
         error = from_status(result.error, request_id=request_id, target=target)
-        return Embedding(index=index, error=error, input=None, reply=result)
-    vectors = result.embedding.vectors
-    if len(vectors) != 1 or vectors[0].encoding not in (
-        embedding_pb2.EMBEDDING_ENCODING_UNSPECIFIED,
-        embedding_pb2.EMBEDDING_ENCODING_FLOAT32,
-    ):
+        return Embedding(index=index, error=error, input=None, token_ids=(), reply=result)
+    embedding = result.embedding
+    if not embedding.vectors:
+        raise broken(f"the server sent no vector for text {index}.", request_id)
+    return Embedding(
+        index=index,
+        error=None,
+        input=read_input(embedding.input),
+        token_ids=tuple(embedding.token_ids.ids),
+        reply=result,
+    )
+
+
+def _scores(result: generation_pb2.ScoreResult, count: int, reply: generation_pb2.ScoreResponse, target: str) -> Scores:
+    item, failed = result.item, result.HasField("error")
+    if not failed and len(item.continuations) != count:
         raise broken(
-            f"the server sent {len(vectors)} vectors for text {index}; one of float32 was asked for.", request_id
+            f"the server answered {len(item.continuations)} scores for {count} continuations.", reply.request_id
         )
-    return Embedding(index=index, error=None, input=read_input(result.embedding.input), reply=result)
+    return Scores(
+        items=tuple(_score(score) for score in item.continuations),
+        error=from_status(result.error, request_id=reply.request_id, target=target) if failed else None,
+        input=None if failed else read_input(item.context),
+        usage=read_usage(reply.usage),
+        provenance=read_provenance(reply.provenance),
+        telemetry=read_telemetry(reply.telemetry) if reply.HasField("telemetry") else None,
+        request_id=reply.request_id,
+        reply=result,
+    )
+
+
+def _score(score: generation_pb2.ContinuationScore) -> Score:
+    return Score(
+        logprob=score.logprob,
+        mean_logprob=score.mean_logprob,
+        perplexity=score.perplexity,
+        token_count=score.token_count,
+        is_greedy=score.is_greedy,
+        tokens=tuple(read_logprobs(position) for position in score.tokens),
+    )
 
 
 def _token(token: generation_pb2.TokenLogprob) -> TokenLogprob:

@@ -4,20 +4,22 @@ Words of the wire ("FINISH_REASON_MAX_TOKENS") are lower case and without their 
 are in seconds, sizes in bytes or tokens as their names say.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import overload
 
 from stretto.client.errors import StrettoError
-from stretto.v1 import generation_pb2, model_pb2
+from stretto.v1 import generation_pb2, model_pb2, server_pb2, tokenizer_pb2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputReport:
-    """How one input became tokens. `token_count` is what the model read, after any cut."""
+    """How one input became tokens. `token_count` is what the model read, after any cut, in `chunk_count` windows."""
 
     token_count: int
     truncated_tokens: int
+    chunk_count: int
     unknown_token_count: int
 
 
@@ -104,10 +106,12 @@ class Candidate:
 class Generation:
     """A whole answer. `text`, `token_ids` and `finish_reason` are those of the first candidate.
 
-    `seed` is the one that was used (None: nothing was drawn); the same seed gives the same answer again.
+    `prompt_logprobs` has one a token of the prompt, and is empty unless they were asked for. `seed` is the one that
+    was used (None: nothing was drawn); the same seed gives the same answer again.
     """
 
     candidates: tuple[Candidate, ...]
+    prompt_logprobs: tuple[PositionLogprobs, ...]
     usage: Usage
     input: InputReport
     provenance: Provenance
@@ -144,6 +148,106 @@ class Piece:
     stop_string: str | None
     stop_token_id: int | None
     cumulative_logprob: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How much of a prompt is read; `queue_position` counts who is before it."""
+
+    processed_tokens: int
+    total_tokens: int
+    queue_position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """How likely one continuation is. `logprob` is the sum over its tokens; `is_greedy`: each was the likeliest."""
+
+    logprob: float
+    mean_logprob: float
+    perplexity: float
+    token_count: int
+    is_greedy: bool
+    tokens: tuple[PositionLogprobs, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores(Sequence[Score]):
+    """One context's continuations, each its `Score`, in their order; or in `error` why it has none.
+
+    Reading the scores of an item that failed raises its error. `usage` and `telemetry` are of the whole request.
+    """
+
+    items: tuple[Score, ...]
+    error: StrettoError | None
+    input: InputReport | None
+    usage: Usage
+    provenance: Provenance
+    telemetry: Telemetry | None
+    request_id: str
+    reply: generation_pb2.ScoreResult = field(repr=False, compare=False)
+
+    @overload
+    def __getitem__(self, index: int) -> Score: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Score]: ...
+    def __getitem__(self, index: int | slice) -> Score | Sequence[Score]:
+        return self._read()[index]
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def _read(self) -> tuple[Score, ...]:
+        if self.error is not None:
+            raise self.error
+        return self.items
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokenization:
+    """One text's tokens. `pieces` are bytes: a token may hold part of a character. `offsets` count code points."""
+
+    token_count: int
+    token_ids: tuple[int, ...]
+    pieces: tuple[bytes, ...]
+    offsets: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokenizations(Sequence[Tokenization]):
+    """The texts' tokens, in their order; `max_input_tokens` is what the model takes."""
+
+    items: tuple[Tokenization, ...]
+    max_input_tokens: int
+    reply: tokenizer_pb2.TokenizeResponse = field(repr=False, compare=False)
+
+    @overload
+    def __getitem__(self, index: int) -> Tokenization: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Tokenization]: ...
+    def __getitem__(self, index: int | slice) -> Tokenization | Sequence[Tokenization]:
+        return self.items[index]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerInfo:
+    """The server: what it is and what it allows in one request."""
+
+    version: str
+    api_versions: tuple[str, ...]
+    uptime_seconds: float
+    max_request_bytes: int
+    max_response_bytes: int
+    max_inputs_per_request: int
+    max_queue_size: int
+    max_batch_tokens: int
+    device: str
+    cpu_threads: int
+    kernels: str
+    reply: server_pb2.GetServerInfoResponse = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

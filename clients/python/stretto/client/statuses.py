@@ -21,6 +21,8 @@ BY_REASON: dict[str, type[errors.StrettoError]] = {
     "MODEL_NOT_READY": errors.ModelNotReady,
     "VERSION_MISMATCH": errors.VersionMismatch,
     "QUEUE_TIMEOUT": errors.QueueTimeout,
+    "TENANT_LIMIT": errors.TenantLimit,
+    "DEADLINE_UNREACHABLE": errors.DeadlineUnreachable,
     "MESSAGE_TOO_LARGE": errors.MessageTooLarge,
     "SLOW_READER": errors.SlowReader,
 }
