@@ -1,0 +1,63 @@
+"""`stretto detokenize`: the text of token ids."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from stretto.cli.connection import add_connection_arguments, client_of
+from stretto.cli.failure import CommandFailed
+from stretto.cli.readers import whole_number
+from stretto.cli.sampling import keywords
+from stretto.cli.texts import Text, given_lines
+
+EXAMPLES = """\
+examples:
+  stretto detokenize 504 3575 282 4649 314
+  stretto tokenize "one two" --ids | stretto detokenize        ids, separated by spaces, a text a line
+  stretto tokenize "one two" --ids | stretto detokenize --json | jq -r .text
+"""
+KEYWORDS = ("model", "skip_special_tokens")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Show the text that token ids stand for."
+    parser.epilog = EXAMPLES
+    parser.add_argument(
+        "ids", nargs="*", type=whole_number, metavar="ID", help="default: those of each line of standard input"
+    )
+    parser.add_argument("--file", type=Path, metavar="FILE", help="the ids of a text a line")
+    parser.add_argument("--model", metavar="NAME", help="whose tokens; default: the only model")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a text")
+    parser.add_argument(
+        "--keep-special-tokens", dest="skip_special_tokens", action="store_false", default=None, help="in the text"
+    )
+    add_connection_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from stretto.cli.jsonlines import print_object
+    from stretto.cli.ordered import answered
+
+    said = keywords(arguments, KEYWORDS)
+    with ExitStack() as opened:
+        client = opened.enter_context(client_of(arguments))
+        for _, text in answered(_lists(arguments, opened), lambda ids: client.detokenize([ids], **said)[0]):
+            if arguments.json:
+                print_object({"text": text})
+            else:
+                print(text, flush=True)
+    return 0
+
+
+def _lists(arguments: argparse.Namespace, opened: ExitStack) -> Iterator[list[int]]:
+    if arguments.ids:
+        return iter([arguments.ids])
+    return map(_ids, given_lines(arguments.file, opened))
+
+
+def _ids(line: Text) -> list[int]:
+    try:
+        return [int(word) for word in line.text.split()]
+    except ValueError:
+        raise CommandFailed(f"{line.name} must be token ids, separated by spaces; got {line.text[:80]!r}.") from None
