@@ -1,0 +1,58 @@
+"""The command line against the whole server with the two real models: what a person types, and what they read."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def stretto(server: Any) -> Run:
+    def run(*words: str, text: str = "") -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "stretto.cli.main", *words],
+            input=text,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+            env=os.environ | {"STRETTO_TARGET": server.target, "NO_COLOR": "1"},
+        )
+
+    return run
+
+
+def test_a_chat_answers_with_its_figures(stretto: Run) -> None:
+    ran = stretto("chat", text="What is the capital of France?\n")
+    assert (ran.returncode, ran.stdout) == (0, "The capital of France is Paris.\n")
+    assert re.search(r"  \d+ tokens · [\d.]+ s · \d+ tok/s · first token \d+ ms · prompt \d+ tokens", ran.stderr)
+
+
+def test_paraphrases_are_similar_and_strangers_are_not(stretto: Run) -> None:
+    texts = ("A man eats food.", "A person is eating a meal.", "The stock market fell.")
+    head, *rows = stretto("embed", *texts, "--similarity").stdout.splitlines()
+    assert head.split() == ["1", "2", "3"]
+    cosines = [list(map(float, row.split()[-3:])) for row in rows]
+    assert [row[index] for index, row in enumerate(cosines)] == [1, 1, 1]
+    assert cosines[0][1] > 0.7 > 0.2 > cosines[0][2]
+
+
+def test_a_model_that_cannot_do_it_is_told_with_those_that_can(stretto: Run) -> None:
+    ran = stretto("generate", "hi", "--model", "all-minilm-l6-v2")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert " ".join(ran.stderr.split()).startswith(
+        "error: all-minilm-l6-v2 cannot generate; it can: embed. Loaded models that can: smollm2-135m-instruct. "
+    )
+
+
+def test_a_value_out_of_range_is_told_with_the_range_and_where_it_was_refused(stretto: Run, server: Any) -> None:
+    ran = stretto("generate", "hi", "--top-p", "1.7")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    first, second = ran.stderr.splitlines()
+    assert first == "error: config.sampling.top_p must be in (0, 1]; got 1.7."
+    assert re.fullmatch(rf"       \(INVALID_ARGUMENT from {server.target}, request [0-9a-f]+\)", second)
