@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy
@@ -132,5 +133,6 @@ def test_a_terminal_shows_how_fast_texts_go_and_a_pipe_does_not(on_terminal, tmp
     file, out = tmp_path / "texts.txt", tmp_path / "vectors.npy"
     file.write_text("some words\n" * 500)
     terminal = on_terminal("embed", "--file", str(file), "--out", str(out))
-    assert "500/500" in terminal.expect("500 vectors of 3 dimensions")
+    shown = terminal.expect("500 vectors of 3 dimensions")
+    assert re.search(r"500/500\S* [\d,]+ texts/s \S*\d:\d\d:\d\d", shown), shown
     assert numpy.load(out, allow_pickle=False).shape == (500, 3)

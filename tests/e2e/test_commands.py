@@ -1,5 +1,7 @@
 """The command line against the whole server with the two real models: what a person types, and what they read."""
 
+import json
+import math
 import os
 import re
 import subprocess
@@ -40,6 +42,16 @@ def test_paraphrases_are_similar_and_strangers_are_not(stretto: Run) -> None:
     cosines = [list(map(float, row.split()[-3:])) for row in rows]
     assert [row[index] for index, row in enumerate(cosines)] == [1, 1, 1]
     assert cosines[0][1] > 0.7 > 0.2 > cosines[0][2]
+
+
+def test_what_the_model_says_itself_scores_best(stretto: Run) -> None:
+    prompt = "The capital of France is"
+    said = stretto("generate", prompt, "--max-tokens", "1").stdout.removesuffix("\n")
+    ran = stretto("score", prompt, " Lyon", said, "--json")
+    lyon, own = json.loads(ran.stdout)["item"]["continuations"]
+    assert (own["is_greedy"], lyon["is_greedy"]) == (True, False)
+    assert own["logprob"] > lyon["logprob"]
+    assert own["perplexity"] == pytest.approx(math.exp(-own["logprob"]), rel=1e-6)
 
 
 def test_a_model_that_cannot_do_it_is_told_with_those_that_can(stretto: Run) -> None:

@@ -30,7 +30,7 @@ examples:
 
 Without --json, --out or --similarity a vector is printed as a line "[0.1, 0.2, ...]"; a text that fails gives the
 line "null" there, a message on standard error, and exit code 1. An --out file that is there already is replaced when
-the new one is whole; nothing of it is used again.
+the new one is whole; nothing of it is used again. --timeout is of all texts here; by default they may take a day.
 """
 
 POOLINGS = ["cls", "mean", "max", "last_token", "weighted_mean", "mean_sqrt_len", "none"]
