@@ -1,5 +1,7 @@
 """The command line against the whole server with the two real models: what a person types, and what they read."""
 
+import base64
+import importlib.metadata
 import json
 import math
 import os
@@ -7,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +55,29 @@ def test_what_the_model_says_itself_scores_best(stretto: Run) -> None:
     assert (own["is_greedy"], lyon["is_greedy"]) == (True, False)
     assert own["logprob"] > lyon["logprob"]
     assert own["perplexity"] == pytest.approx(math.exp(-own["logprob"]), rel=1e-6)
+
+
+def test_ids_become_the_text_again_and_a_saved_chat_is_counted(stretto: Run, tmp_path: Path) -> None:
+    text = "Zwölf Boxkämpfer jagen\tViktor; 42."
+    mine = ("--model", "smollm2-135m-instruct")
+    ran = stretto("tokenize", text, "--ids", *mine)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert stretto("detokenize", *mine, text=ran.stdout).stdout == f"{text}\n"
+    pieces = json.loads(stretto("tokenize", text, "--json", *mine).stdout)["pieces"]
+    assert b"".join(map(base64.b64decode, pieces)).decode() == text
+    talk = tmp_path / "talk.json"
+    told = stretto("chat", text=f"Hello\n/save {talk}\n").stderr
+    (prompt,) = re.findall(r"prompt (\d+) tokens", told)
+    counted = stretto("tokenize", "--chat", str(talk), "--count", *mine)
+    assert counted.returncode == 0, counted.stderr
+    assert int(counted.stdout) > int(prompt)
+
+
+def test_info_is_what_the_server_was_told(stretto: Run) -> None:
+    info = json.loads(stretto("info", "--json").stdout)
+    assert info["version"] == importlib.metadata.version("stretto")
+    assert info["max_inputs_per_request"] == 2048
+    assert "2,048 texts" in stretto("info").stdout
 
 
 def test_a_model_that_cannot_do_it_is_told_with_those_that_can(stretto: Run) -> None:

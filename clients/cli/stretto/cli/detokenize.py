@@ -13,9 +13,11 @@ from stretto.cli.texts import Text, given_lines
 
 EXAMPLES = """\
 examples:
-  stretto detokenize 504 3575 282 4649 314
-  stretto tokenize "one two" --ids | stretto detokenize        ids, separated by spaces, a text a line
-  stretto tokenize "one two" --ids | stretto detokenize --json | jq -r .text
+  stretto detokenize 504 3575 282 4649 314 --model smollm2-135m-instruct
+  stretto detokenize --file ids.txt --json --model smollm2-135m-instruct | jq -r .text
+
+A line of --file, or of standard input, holds the ids of one text, separated by spaces, as `stretto tokenize --ids`
+prints them. --model may be left out where only one is loaded.
 """
 KEYWORDS = ("model", "skip_special_tokens")
 
@@ -27,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "ids", nargs="*", type=whole_number, metavar="ID", help="default: those of each line of standard input"
     )
     parser.add_argument("--file", type=Path, metavar="FILE", help="the ids of a text a line")
-    parser.add_argument("--model", metavar="NAME", help="whose tokens; default: the only model")
+    parser.add_argument("--model", metavar="NAME", help="whose tokens; default: the only one that is loaded")
     parser.add_argument("--json", action="store_true", help="print one JSON object a text")
     parser.add_argument(
         "--keep-special-tokens", dest="skip_special_tokens", action="store_false", default=None, help="in the text"

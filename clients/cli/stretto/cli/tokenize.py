@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  stretto tokenize "The capital of France is Paris."
-  stretto tokenize "one two" --ids | stretto detokenize
-  stretto tokenize --file texts.txt --count          a number a line
-  stretto tokenize --chat talk.json --count          what a chat costs; /save of stretto chat writes such files
-  cat texts.txt | stretto tokenize --json | jq -c .token_ids
+  stretto tokenize "The capital of France is Paris." --model smollm2-135m-instruct
+  stretto tokenize --file texts.txt --count --model all-minilm-l6-v2     a number a line
+  stretto tokenize --chat talk.json --count --model smollm2-135m-instruct
+  cat texts.txt | stretto tokenize --json --model all-minilm-l6-v2 | jq -c .token_ids
+
+--model may be left out where only one is loaded. /save of stretto chat writes files for --chat.
 """
 KEYWORDS = ("model", "add_special_tokens", "parse_special_tokens", "offsets")
 
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     add_text_arguments(parser)
     parser.add_argument("--chat", type=Path, metavar="FILE.json", help="a list of messages, as the model reads it")
-    parser.add_argument("--model", metavar="NAME", help="whose tokens; default: the only model")
+    parser.add_argument("--model", metavar="NAME", help="whose tokens; default: the only one that is loaded")
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--count", action="store_true", help="print only how many, a number a text")
     shape.add_argument("--ids", action="store_true", help="print only the ids, a line a text")
@@ -73,7 +74,9 @@ def _answers(
     from stretto.cli.ordered import answered
     from stretto.client import InvalidRequest
 
-    said = {**keywords(arguments, KEYWORDS), "pieces": not arguments.ids, "count_only": arguments.count}
+    said = {**keywords(arguments, KEYWORDS), "pieces": not (arguments.ids or arguments.count)}
+    if arguments.count:
+        said["count_only"] = True
 
     def ask(text: Text) -> "Tokenizations | InvalidRequest":
         try:
