@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from google.protobuf import json_format
 
 from stretto.v1 import generation_pb2
@@ -138,8 +139,9 @@ def test_a_prompt_that_is_refused_has_its_line_and_the_others_theirs(stretto) ->
     assert ran.returncode == 1
 
 
-def test_a_server_that_fails_ends_the_file(stretto) -> None:
-    ran = stretto("generate", "--json-input", "--json", text='"fail:INTERNAL:ENGINE_ERROR"\n' * 20)
+@pytest.mark.parametrize("failure", ["INTERNAL:ENGINE_ERROR", "INVALID_ARGUMENT:INVALID_PARAMETER"])
+def test_a_server_that_fails_or_an_option_that_is_wrong_ends_the_file(stretto, failure: str) -> None:
+    ran = stretto("generate", "--json-input", "--json", text=f'"fail:{failure}"\n' * 20)
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr.startswith("error: a message with 1.7.\n")
 

@@ -38,18 +38,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from stretto.cli.jsonlines import print_object
+    from stretto.cli.jsonlines import print_object, print_refusal
     from stretto.cli.ordered import answered
+    from stretto.client import InvalidRequest
 
-    said = keywords(arguments, KEYWORDS)
+    said, failed = keywords(arguments, KEYWORDS), False
     with ExitStack() as opened:
         client = opened.enter_context(client_of(arguments))
-        for _, text in answered(_lists(arguments, opened), lambda ids: client.detokenize([ids], **said)[0]):
-            if arguments.json:
-                print_object({"text": text})
+        lists = _lists(arguments, opened)
+        for number, (_, texts) in enumerate(answered(lists, lambda ids: client.detokenize([ids], **said)), 1):
+            if isinstance(texts, InvalidRequest):
+                failed = True
+                print_refusal(texts, f"line {number}", as_json=arguments.json)
+            elif arguments.json:
+                print_object({"text": texts[0]})
             else:
-                print(text, flush=True)
-    return 0
+                print(texts[0], flush=True)
+    return 1 if failed else 0
 
 
 def _lists(arguments: argparse.Namespace, opened: ExitStack) -> Iterator[list[int]]:

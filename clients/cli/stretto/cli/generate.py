@@ -10,10 +10,10 @@ from stretto.cli.failure import used_wrongly
 from stretto.cli.readers import ids, whole_number
 from stretto.cli.report import RESUMED, note
 from stretto.cli.sampling import GENERATE_OPTIONS, Gathered, add_options, keywords
-from stretto.cli.texts import Text, given_lines, unwrapped, whole_input
+from stretto.cli.texts import given_lines, unwrapped, whole_input
 
 if TYPE_CHECKING:
-    from stretto.client import Generation, InvalidRequest, Stream
+    from stretto.client import Generation, Stream
 
 EXAMPLES = """\
 examples:
@@ -105,14 +105,8 @@ def _answer_lines(arguments: argparse.Namespace, said: dict[str, Any]) -> int:
     with ExitStack() as opened:
         client = opened.enter_context(client_of(arguments))
         lines = given_lines(arguments.file, opened)
-
-        def ask(prompt: Text) -> "Generation | InvalidRequest":
-            try:
-                return client.generate(prompt.text, **said)
-            except InvalidRequest as error:
-                return error
-
-        for prompt, answer in answered(map(unwrapped, lines) if arguments.json_input else lines, ask):
+        prompts = map(unwrapped, lines) if arguments.json_input else lines
+        for prompt, answer in answered(prompts, lambda prompt: client.generate(prompt.text, **said)):
             if isinstance(answer, InvalidRequest):
                 failed = True
                 print_refusal(answer, prompt.name, as_json=True)

@@ -16,7 +16,7 @@ from stretto.cli.tables import aligned
 from stretto.cli.texts import Text, given_lines, parsed
 
 if TYPE_CHECKING:
-    from stretto.client import InvalidRequest, Scores
+    from stretto.client import Scores
 
 EXAMPLES = """\
 examples:
@@ -65,14 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as opened:
         items = _items(arguments, opened)
         client = opened.enter_context(client_of(arguments))
-
-        def ask(item: Item) -> "Scores | InvalidRequest":
-            try:
-                return client.score(item.context, item.continuations, **said)
-            except InvalidRequest as error:
-                return error
-
-        for item, scores in answered(items, ask):
+        for item, scores in answered(items, lambda item: client.score(item.context, item.continuations, **said)):
             if isinstance(scores, InvalidRequest):
                 failed = True
                 print_refusal(scores, item.name, as_json=arguments.json)

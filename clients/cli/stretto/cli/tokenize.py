@@ -72,22 +72,14 @@ def _answers(
 ) -> Iterator[tuple[str, "Tokenizations | InvalidRequest"]]:
     """Each text's tokens under its name; a text that is refused does not end the others."""
     from stretto.cli.ordered import answered
-    from stretto.client import InvalidRequest
 
     said = {**keywords(arguments, KEYWORDS), "pieces": not (arguments.ids or arguments.count)}
     if arguments.count:
         said["count_only"] = True
-
-    def ask(text: Text) -> "Tokenizations | InvalidRequest":
-        try:
-            return client.tokenize([text.text], **said)
-        except InvalidRequest as error:
-            return error
-
     if arguments.chat is not None:
         yield str(arguments.chat), client.tokenize(_messages(arguments), **said)
         return
-    for text, answer in answered(texts_of(arguments, opened), ask):
+    for text, answer in answered(texts_of(arguments, opened), lambda text: client.tokenize([text.text], **said)):
         yield text.name, answer
 
 
