@@ -99,6 +99,15 @@ def test_a_text_that_is_refused_does_not_end_the_others(stretto) -> None:
     assert ran.stderr.startswith("error: text 2: inputs[0].text must be text")
 
 
+def test_ids_that_are_none_are_told_by_their_line(stretto) -> None:
+    ran = stretto("detokenize", text="3\n-1\n5\n")
+    assert (ran.returncode, ran.stdout) == (1, "xxx\nxxxxx\n")
+    assert ran.stderr.startswith("error: line 2 of standard input: inputs[0]")
+    ran = stretto("detokenize", text="3\nthree\n")
+    assert ran.returncode == 1
+    assert ran.stderr == ("error: line 2 of standard input must be token ids, separated by spaces; got 'three'.\n")
+
+
 def test_info_shows_what_the_server_is(stretto) -> None:
     ran = stretto("info")
     assert (ran.returncode, ran.stderr) == (0, "")

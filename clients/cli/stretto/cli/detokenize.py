@@ -46,10 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as opened:
         client = opened.enter_context(client_of(arguments))
         lists = _lists(arguments, opened)
-        for number, (_, texts) in enumerate(answered(lists, lambda ids: client.detokenize([ids], **said)), 1):
+        for (name, _), texts in answered(lists, lambda named: client.detokenize([named[1]], **said)):
             if isinstance(texts, InvalidRequest):
                 failed = True
-                print_refusal(texts, f"line {number}", as_json=arguments.json)
+                print_refusal(texts, name, as_json=arguments.json)
             elif arguments.json:
                 print_object({"text": texts[0]})
             else:
@@ -57,14 +57,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _lists(arguments: argparse.Namespace, opened: ExitStack) -> Iterator[list[int]]:
+def _lists(arguments: argparse.Namespace, opened: ExitStack) -> Iterator[tuple[str, list[int]]]:
+    """The ids of each text, with what to call them in a message."""
     if arguments.ids:
-        return iter([arguments.ids])
+        return iter([("the list", arguments.ids)])
     return map(_ids, given_lines(arguments.file, opened))
 
 
-def _ids(line: Text) -> list[int]:
+def _ids(line: Text) -> tuple[str, list[int]]:
     try:
-        return [int(word) for word in line.text.split()]
+        return line.name, [int(word) for word in line.text.split()]
     except ValueError:
         raise CommandFailed(f"{line.name} must be token ids, separated by spaces; got {line.text[:80]!r}.") from None
