@@ -90,7 +90,7 @@ def commands_in(typed: str) -> list[list[str]]:
     for word in words:
         if word == "|":
             found.append([])
-        elif word in "<>":
+        elif set(word) <= set("<>"):
             next(words)
         else:
             found[-1].append(word)
