@@ -483,7 +483,17 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def stretto(server: Standin) -> Run:
+def surroundings(server: Standin) -> dict[str, str]:
+    """The environment of a command: bare, but for the server's address and where these tests find the code."""
+    return {
+        "PATH": "/usr/bin:/bin",
+        "STRETTO_TARGET": server.target,
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+    }
+
+
+@pytest.fixture
+def stretto(surroundings: dict[str, str]) -> Run:
     """The command line in a process of its own, pointed at the server."""
 
     def run(*words: str, text: str = "", variables: dict[str, str] | None = None):
@@ -493,7 +503,7 @@ def stretto(server: Standin) -> Run:
             capture_output=True,
             encoding="utf-8",
             timeout=60,
-            env={"PATH": "/usr/bin:/bin", "STRETTO_TARGET": server.target, **(variables or {})},
+            env=surroundings | (variables or {}),
         )
 
     return run
@@ -520,7 +530,7 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            env={"PATH": "/usr/bin:/bin", "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **variables},
+            env={"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **variables},
         )
         os.close(theirs)
         self._unread = ""
@@ -551,12 +561,12 @@ class Terminal:
 
 
 @pytest.fixture
-def on_terminal(server: Standin) -> Iterator[Callable[..., Terminal]]:
+def on_terminal(surroundings: dict[str, str]) -> Iterator[Callable[..., Terminal]]:
     """The command line on a terminal of its own, pointed at the server."""
     opened: list[Terminal] = []
 
     def open_(*words: str, variables: dict[str, str] | None = None) -> Terminal:
-        opened.append(Terminal(words, {"STRETTO_TARGET": server.target, **(variables or {})}))
+        opened.append(Terminal(words, surroundings | (variables or {})))
         return opened[-1]
 
     yield open_

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from google.protobuf import json_format
 
-from stretto.v1 import generation_pb2
+from stretto.cli.sampling import CHAT_OPTIONS
+from stretto.v1 import common_pb2, generation_pb2
 
 PATIENCE = 30  # seconds for anything to happen on a busy machine
 PROMPT = "\x1b[?2004h"  # prompt_toolkit turns bracketed paste on whenever it starts to read a line
@@ -56,6 +57,68 @@ def test_ctrl_c_at_the_prompt_clears_the_line(terminal, server) -> None:
     terminal.type("sent\r")
     terminal.expect("1 token")
     assert [request.chat.messages[0].content for request in server.requests[-1:]] == ["sent"]
+
+
+def test_every_command_works_at_the_prompt(terminal, server, tmp_path: Path) -> None:
+    def typed(line: str, answer: str) -> str:
+        terminal.expect(PROMPT)
+        terminal.type(f"{line}\r")
+        return terminal.expect(answer)
+
+    typed("/help", "//like this.")
+    typed("/system be kind", "system: be kind")
+    typed("/set top_k 3", "top_k 3")
+    typed("/model talker", "* talker")
+    typed("one two", "two one")
+    typed("/retry", "two one")
+    typed("/stats", "2 answers \u00b7 4 tokens")
+    typed(f"/save {tmp_path / 'talk.json'}", "3 messages")
+    terminal.expect(PROMPT)
+    terminal.type("/quit\r")
+    assert terminal.process.wait(timeout=PATIENCE) == 0
+    first, second = server.requests
+    assert first.chat == second.chat
+    assert (first.model, first.config.sampling.top_k) == ("talker", 3)
+    assert json.loads((tmp_path / "talk.json").read_text()) == [
+        {"role": "system", "content": "be kind"},
+        {"role": "user", "content": "one two"},
+        {"role": "assistant", "content": "two one"},
+    ]
+
+
+def test_every_setting_reaches_the_server_by_flag_and_by_command(stretto, server) -> None:
+    settings = {
+        "max_tokens": "9", "min_tokens": "1", "time_limit": "2.5", "stop": "!", "stop_token_ids": "7,8",
+        "temperature": "0.5", "top_k": "3", "top_p": "0.5", "min_p": "0.25", "typical_p": "0.75", "seed": "7",
+        "repetition_penalty": "1.5", "presence_penalty": "0.5", "frequency_penalty": "0.25", "penalty_window": "64",
+        "no_repeat_ngram_size": "3", "logit_bias": "11=-100,12=2.5", "allowed_token_ids": "1,2",
+        "banned_token_ids": "3,4", "banned_strings": "never", "truncate": "start", "template": "rag",
+        "template_arguments": '{"thinking": false}',
+    }  # fmt: skip
+    assert set(settings) == set(CHAT_OPTIONS)
+    flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
+    ran = stretto("chat", *flags, text="hi\n")
+    assert ran.returncode == 0, ran.stderr
+    ran = stretto("chat", text="".join(f"/set {name} {value}\n" for name, value in settings.items()) + "hi\n")
+    assert ran.returncode == 0, ran.stderr
+    by_flag, by_command = server.requests
+    for request in server.requests:
+        request.options.Clear()
+    assert by_flag == by_command
+    assert json_format.MessageToDict(by_flag.config, preserving_proto_field_name=True) == {
+        "sampling": {
+            "temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.25, "typical_p": 0.75, "seed": "7",
+            "repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": 0.25, "penalty_window": 64,
+            "no_repeat_ngram_size": 3, "logit_bias": {"11": -100.0, "12": 2.5}, "allowed_token_ids": [1, 2],
+            "banned_token_ids": [3, 4], "banned_strings": ["never"],
+        },
+        "stopping": {
+            "max_tokens": 9, "min_tokens": 1, "time_limit": "2.500s", "stop_strings": ["!"], "stop_token_ids": [7, 8],
+        },
+        "output": {"include_token_ids": True},
+    }  # fmt: skip
+    assert (by_flag.chat.template, by_flag.overflow_policy) == ("rag", common_pb2.OVERFLOW_POLICY_TRUNCATE_START)
+    assert json_format.MessageToDict(by_flag.chat.template_arguments) == {"thinking": False}
 
 
 def test_the_history_is_kept_for_the_next_chat_and_for_nobody_else(terminal, on_terminal, tmp_path: Path) -> None:
@@ -125,7 +188,9 @@ def test_commands_do_what_they_say(stretto, server, tmp_path: Path) -> None:
     [
         ("/sytem x", "no command /sytem"),
         ("/set temprature 1", "no setting 'temprature'"),
-        ("/set temperature hot", "temperature must be a number or 'default'; got 'hot'"),
+        ("/set temperature hot", "temperature must be a number; got 'hot'"),
+        ("/set logit_bias 11", "logit_bias must be ID=X, as in 11=-100 or 11=-100,42=2.5; got '11'"),
+        ("/set truncate left", "truncate must be one of error, end, start, middle; got 'left'"),
         ("/set temperature", "/set temperature needs a value"),
         ("/set max_tokens -1", ""),
         ("/retry", "there is nothing to retry yet"),
@@ -142,6 +207,13 @@ def test_a_mistake_is_told_and_the_conversation_goes_on(stretto, line: str, said
     assert said in ran.stderr
     assert "Traceback" not in ran.stderr
     assert ran.returncode == (1 if said else 0)
+
+
+def test_an_answer_that_was_resumed_is_part_of_the_conversation_and_that_is_said(stretto, server) -> None:
+    ran = stretto("chat", text="end broken some\nand on\n")
+    assert ran.stdout == "some broken end\non and\n"
+    assert ran.stderr.count("note: the connection broke on the way; the answer was resumed where it stood.\n") == 1
+    assert server.requests[-1].chat.messages[1].content == "some broken end"
 
 
 def test_a_question_that_failed_is_not_part_of_the_conversation(stretto, server) -> None:

@@ -3,7 +3,7 @@
 import argparse
 
 from stretto.cli.connection import add_connection_arguments, client_of
-from stretto.cli.sampling import FLAGS, add_sampling_arguments
+from stretto.cli.sampling import CHAT_OPTIONS, add_options
 
 EXAMPLES = """\
 examples:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="", metavar="NAME", help="default: the one that generates")
     parser.add_argument("--system", default="", metavar="TEXT", help="the system message")
     parser.add_argument("--json", action="store_true", help="print each whole reply as one JSON object")
-    add_sampling_arguments(parser, DEFAULTS)
+    add_options(parser, CHAT_OPTIONS, DEFAULTS)
     add_connection_arguments(parser)
 
 
@@ -35,8 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     with client_of(arguments) as client:
         conversation = Conversation(system=arguments.system)
-        conversation.settings.update({name: getattr(arguments, name) for name in FLAGS})
-        conversation.settings["stop"] = arguments.stop or None
+        conversation.settings.update({name: getattr(arguments, name) for name in CHAT_OPTIONS})
         loop = ChatLoop(client, conversation, lines_of_input(), as_json=arguments.json)
         loop.choose_model(arguments.model)
         return loop.run()

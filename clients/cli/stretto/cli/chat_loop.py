@@ -9,13 +9,13 @@ from stretto.cli.conversation import Conversation
 from stretto.cli.failure import CommandFailed
 from stretto.cli.jsonlines import print_message
 from stretto.cli.keyboard import ReadLine
-from stretto.cli.report import show_error
+from stretto.cli.report import RESUMED, show_error
 from stretto.cli.tally import DOT, Tally, total_line
-from stretto.client import Client, Stream, StrettoError
+from stretto.client import Client, StrettoError
 
 HELP = """\
 /system [TEXT]      show or set the system message; "/system -" removes it
-/set [NAME VALUE]   show or change a setting: /set temperature 0.7, /set temperature default
+/set [NAME VALUE]   show the settings, or change one: /set temperature 0.7, /set temperature default
 /retry              ask the last question again
 /model [NAME]       show the models, or talk to another one
 /stats              what this conversation has cost
@@ -71,7 +71,7 @@ class ChatLoop:
             self._say(
                 f"{self._model} on {self._client.target}{DOT}/help for commands, Ctrl-C stops an answer, Ctrl-D leaves"
             )
-            settings = (f"{name} {value}" for name, value in self._conversation.settings.items() if value is not None)
+            settings = (f"{name} {value}" for name, value in self._conversation.chosen.items())
             self._say(f"{', '.join(settings)}{DOT}/set changes them")
         while True:
             try:
@@ -123,19 +123,7 @@ class ChatLoop:
                 self._conversation.take_back()
 
     def _whole_answer(self) -> str:
-        settings = self._conversation.settings
-        answer = self._client.chat(
-            self._conversation.messages,
-            model=self._model,
-            max_tokens=settings["max_tokens"],
-            min_tokens=settings["min_tokens"],
-            temperature=settings["temperature"],
-            top_k=settings["top_k"],
-            top_p=settings["top_p"],
-            min_p=settings["min_p"],
-            seed=settings["seed"],
-            stop=settings["stop"] or (),
-        )
+        answer = self._client.chat(self._conversation.messages, model=self._model, **self._conversation.chosen)
         print_message(answer.reply)
         return answer.text
 
@@ -143,7 +131,8 @@ class ChatLoop:
         began = time.perf_counter()
         pieces: list[str] = []
         tokens, first, stopped = 0, None, False
-        with self._stream() as stream:
+        messages, chosen = self._conversation.messages, self._conversation.chosen
+        with self._client.stream(messages, model=self._model, **chosen) as stream:
             try:
                 for piece in stream:
                     first = first or time.perf_counter() - began
@@ -167,24 +156,11 @@ class ChatLoop:
         )
         self._tallies.append(tally)
         self._say(f"  {tally.line()}")
+        if stream.resumed:
+            self._say(f"  note: {RESUMED}")
         if stream.input is not None and stream.input.truncated_tokens:
             self._say(f"  note: {stream.input.truncated_tokens} tokens of the conversation were cut.")
         return "".join(pieces)
-
-    def _stream(self) -> Stream:
-        settings = self._conversation.settings
-        return self._client.stream(
-            self._conversation.messages,
-            model=self._model,
-            max_tokens=settings["max_tokens"],
-            min_tokens=settings["min_tokens"],
-            temperature=settings["temperature"],
-            top_k=settings["top_k"],
-            top_p=settings["top_p"],
-            min_p=settings["min_p"],
-            seed=settings["seed"],
-            stop=settings["stop"] or (),
-        )
 
     def _help(self, _: str) -> None:
         self._say(HELP)
@@ -200,7 +176,8 @@ class ChatLoop:
             if not value.strip():
                 raise CommandFailed(f"/set {name} needs a value.", "As in: /set temperature 0.7")
             self._conversation.set(name, value.strip())
-        self._say("\n".join(self._conversation.described_settings()))
+        for shown in [name] if name else self._conversation.settings:
+            self._say(self._conversation.described(shown))
 
     def _retry(self, _: str) -> None:
         before = list(self._conversation.turns)

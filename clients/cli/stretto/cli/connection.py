@@ -1,36 +1,46 @@
 """The options of every command that talks to a server, and the client that they make."""
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stretto.cli.failure import used_wrongly
+from stretto.cli.readers import number, whole_number
 
 if TYPE_CHECKING:
     from stretto.client import Client
 
 # An answer may take long on a small machine; a person who has waited enough presses Ctrl-C.
 DEFAULT_TIMEOUT = 600.0
+REQUEST = ("priority", "queue_timeout")
 
 
 def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("server")
     group.add_argument("--target", metavar="HOST:PORT", help="default: STRETTO_TARGET, else 127.0.0.1:50051")
-    group.add_argument(
-        "--timeout", type=float, default=DEFAULT_TIMEOUT, metavar="SECONDS", help="of one call; default 600"
-    )
+    group.add_argument("--timeout", type=number, metavar="SECONDS", help=f"of one call; default {DEFAULT_TIMEOUT:.0f}")
     group.add_argument("--token-file", type=Path, metavar="FILE", help="holds the bearer token to send")
     group.add_argument("--tls", action="store_true", help="encrypt; trust the system's certificate authorities")
     group.add_argument("--tls-ca", type=Path, metavar="FILE", help="encrypt; trust the authorities in this PEM file")
 
 
+def add_request_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("request")
+    group.add_argument("--priority", type=whole_number, metavar="N", help="larger runs earlier; default 0")
+    group.add_argument("--queue-timeout", type=number, metavar="SECONDS", help="give up when nothing began by then")
+
+
 def client_of(arguments: argparse.Namespace) -> "Client":
     from stretto.client import Client, InvalidRequest
 
+    logging.getLogger("stretto.client").addHandler(
+        logging.NullHandler()
+    )  # the commands say in their words what it logs
     try:
         return Client(
             arguments.target,
-            timeout=arguments.timeout,
+            timeout=DEFAULT_TIMEOUT if arguments.timeout is None else arguments.timeout,
             token=_token(arguments.token_file),
             tls=arguments.tls,
             root_certificates=arguments.tls_ca,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stretto.cli.failure import CommandFailed
-from stretto.cli.sampling import FLAGS
+from stretto.cli.readers import NotReadable
+from stretto.cli.sampling import CHAT_OPTIONS
 
 if TYPE_CHECKING:
     from stretto.client import Message
@@ -17,11 +18,11 @@ RESET = "default"
 
 @dataclass(slots=True, kw_only=True)
 class Conversation:
-    """`settings` are arguments of `Client.stream`; None is the checkpoint's default."""
+    """`settings` are keyword arguments of the client's calls; None is the checkpoint's default."""
 
     system: str = ""
     turns: "list[Message]" = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=lambda: dict.fromkeys((*FLAGS, "stop")))
+    settings: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(CHAT_OPTIONS))
 
     @property
     def messages(self) -> "list[Message]":
@@ -50,20 +51,19 @@ class Conversation:
         """One setting from what was typed."""
         if name not in self.settings:
             raise CommandFailed(f"no setting {name!r}.", f"Settings: {', '.join(self.settings)}.")
-        if value == RESET:
-            self.settings[name] = None
-        elif name == "stop":
-            self.settings[name] = [value]
-        else:
-            kind = FLAGS[name][0]
-            try:
-                self.settings[name] = kind(value)
-            except ValueError:
-                wanted = "a whole number" if kind is int else "a number"
-                raise CommandFailed(f"{name} must be {wanted} or {RESET!r}; got {value!r}.") from None
+        try:
+            self.settings[name] = None if value == RESET else CHAT_OPTIONS[name].read(value)
+        except NotReadable as error:
+            raise CommandFailed(f"{name} {error}.", f"/set {name} {RESET} gives it back to the checkpoint.") from None
 
-    def described_settings(self) -> list[str]:
-        return [f"{name} {RESET if value is None else value}" for name, value in self.settings.items()]
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The settings that somebody made, as keyword arguments of the client's calls."""
+        return {name: value for name, value in self.settings.items() if value is not None}
+
+    def described(self, name: str) -> str:
+        value = self.settings[name]
+        return f"{name} {RESET if value is None else value}"
 
     def save(self, path: Path) -> None:
         """The messages as JSON; written whole or not at all, and never over another file."""

@@ -11,7 +11,7 @@ import importlib.metadata
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import NoReturn
@@ -35,23 +35,30 @@ Commands talk to 127.0.0.1:50051, to STRETTO_TARGET, or to --target HOST:PORT.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A command of the script: its line in --help, its module, and the extra that holds what it imports."""
+    """A command of the script: its line in --help, what it takes, and the extra that holds what it imports."""
 
     summary: str
-    module: str
+    takes: str
     extra: str
 
 
-COMMANDS = {
-    "serve": Command(summary="start a server", module="stretto.cli.serve", extra="serve"),
-    "chat": Command(summary="talk to a model", module="stretto.cli.chat", extra="cli"),
-    "generate": Command(summary="continue a text", module="stretto.cli.generate", extra="cli"),
-    "embed": Command(summary="turn texts into vectors", module="stretto.cli.embed", extra="cli"),
-    "models": Command(summary="show what is loaded, or can be", module="stretto.cli.models", extra="cli"),
-    "inspect": Command(summary="show what a checkpoint is, offline", module="stretto.cli.inspect", extra="serve"),
-    "token": Command(summary="make a token for who may call a server", module="stretto.cli.token", extra="serve"),
-    "pull": Command(summary="fetch models before they are needed", module="stretto.cli.pull", extra="serve"),
+ASKING = {
+    "chat": Command(summary="talk to a model", takes="", extra="cli"),
+    "generate": Command(summary="continue a text", takes="[TEXT]", extra="cli"),
+    "score": Command(summary="how likely texts are after others", takes="[CONTEXT CONTINUATION ...]", extra="cli"),
+    "embed": Command(summary="turn texts into vectors", takes="[TEXT ...]", extra="cli"),
+    "tokenize": Command(summary="turn texts into tokens", takes="[TEXT ...]", extra="cli"),
+    "detokenize": Command(summary="turn token ids into text", takes="[ID ...]", extra="cli"),
+    "models": Command(summary="show what is loaded, or can be", takes="", extra="cli"),
+    "info": Command(summary="show what the server is and what it allows", takes="", extra="cli"),
 }
+HERE = {
+    "serve": Command(summary="start a server", takes="[[NAME=]SOURCE[@REVISION] ...]", extra="serve"),
+    "pull": Command(summary="fetch models before they are needed", takes="NAME ...", extra="serve"),
+    "inspect": Command(summary="show what a checkpoint is, offline", takes="MODEL", extra="serve"),
+    "token": Command(summary="make a token for who may call a server", takes="NAME", extra="serve"),
+}
+COMMANDS = ASKING | HERE
 
 
 class Parser(argparse.ArgumentParser):
@@ -92,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     name = next((word for word in words if not word.startswith("-")), None)
     if name is None:
-        parser = _parser(None)
+        parser = parser_of(None)
         parser.parse_args(words)  # answers --help and --version, refuses the rest
         parser.print_help(sys.stderr)
         return USED_WRONGLY
@@ -101,7 +108,7 @@ def _run(words: list[str]) -> int:
     if COMMANDS[name].extra == "cli" and "--debug" not in words:
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # a broken connection is told as an error, once, in our words
     try:
-        options = _parser(name).parse_args(words)
+        options = parser_of(name).parse_args(words)
         code: int = _imported(name).run(options)
         return code
     except ModuleNotFoundError as missing:
@@ -110,21 +117,22 @@ def _run(words: list[str]) -> int:
         raise _lacking(name, missing) from missing
 
 
-def _parser(chosen: str | None) -> Parser:
+def parser_of(chosen: str | None) -> Parser:
     """The whole program's parser; only the chosen command's module is imported and has arguments."""
     parser = Parser(
         prog="stretto",
+        usage="stretto [--version] [--debug] COMMAND ...",
         description="Generate text and embed it, from checkpoints on your own machine.",
-        epilog=EXAMPLES,
+        epilog=f"ask a server:\n{_listed(ASKING)}\n\non this machine:\n{_listed(HERE)}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"stretto {importlib.metadata.version('stretto')}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands = parser.add_subparsers(dest="command", prog="stretto", metavar="COMMAND", help=argparse.SUPPRESS)
     for name, command in COMMANDS.items():
         below = commands.add_parser(
             name,
-            help=command.summary,
+            usage=f"stretto {name} [OPTION ...] {command.takes}".rstrip(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         below.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks of errors")
@@ -133,9 +141,13 @@ def _parser(chosen: str | None) -> Parser:
     return parser
 
 
+def _listed(commands: Mapping[str, Command]) -> str:
+    return "\n".join(f"  {name:<11} {command.summary}" for name, command in commands.items())
+
+
 def _imported(name: str) -> ModuleType:
     """The command's module: it has `add_arguments(parser)` and `run(arguments) -> int`."""
-    return importlib.import_module(COMMANDS[name].module)
+    return importlib.import_module(f"stretto.cli.{name}")
 
 
 def _lacking(name: str, missing: ModuleNotFoundError) -> CommandFailed:

@@ -7,6 +7,7 @@ from typing import TextIO
 from stretto.cli.failure import CommandFailed
 
 INDENT = " " * len("error: ")
+RESUMED = "the connection broke on the way; the answer was resumed where it stood."
 
 
 def described(error: Exception) -> str:
@@ -29,6 +30,11 @@ def show_error(error: Exception, stream: TextIO) -> None:
     word = "\x1b[1;31merror:\x1b[0m" if colored(stream) else "error:"
     lines = described(error).splitlines() or [""]
     print(f"{word} {lines[0]}", *(INDENT + line.lstrip() for line in lines[1:]), sep="\n", file=stream)
+
+
+def note(text: str) -> None:
+    """What a person should know of a result; never among the results."""
+    print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def colored(stream: TextIO) -> bool:

@@ -3,11 +3,13 @@
 import argparse
 import os
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stretto.cli.failure import used_wrongly
+from stretto.cli.jsonlines import print_object
 from stretto.cli.report import colored
 
 if TYPE_CHECKING:  # processes forked by the server import this module again: it stays light
@@ -50,11 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(setting.flag, metavar=setting.name.rpartition("_")[2].upper(), help=text)
     parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
     parser.add_argument("--print-config", action="store_true", help="print every setting with its origin, and stop")
+    parser.add_argument("--json", action="store_true", help="with --print-config: one JSON object a setting")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal; the exit code: 0, or 128 and the signal's number where it cut the server short."""
     from stretto.server.config import ConfigError, described, load
+    from stretto.server.credentials import read_credentials
 
     flags = {name: value for name, value in vars(arguments).items() if value not in (None, [])}
     try:
@@ -63,10 +67,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise used_wrongly("\n".join(error.problems)) from error
     if arguments.print_config:
         for name, value, origin in described(settings):
-            print(f"{name} = {value}  # {origin}")
+            if arguments.json:
+                print_object({"name": name, "value": tomllib.loads(f"it = {value}")["it"], "origin": origin})
+            else:
+                print(f"{name} = {value}  # {origin}")
         return 0
-    from stretto.server.credentials import read_credentials
-
+    if arguments.json:
+        raise used_wrongly("serve prints nothing that --json could shape.", "For its log:  --log-format json")
     try:
         credentials = read_credentials(settings)
     except ConfigError as error:
