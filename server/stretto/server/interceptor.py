@@ -19,6 +19,7 @@ from stretto.engine.errors import StrettoError
 from stretto.server.call import Call
 from stretto.server.errors import MalformedMessage, code_of, retry_seconds, status_of, unexpected
 from stretto.server.gate import Gate
+from stretto.server.incoming import Incoming
 from stretto.server.metrics import Metrics
 from stretto.server.reading import check_request_id, options_of
 
@@ -36,6 +37,8 @@ DEADLINE_SLACK_SECONDS = 0.1
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs only
 Method = Callable[[Any, Call], Awaitable[Message | None]]
+Decode = Callable[[bytes], Message]
+Serve = Callable[[Call], Awaitable[bytes | None]]
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
@@ -65,23 +68,31 @@ class Interceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith(OURS):
             return handler
-        assert not handler.request_streaming, f"{method}: streams of requests are not served yet"
+        decode = cast(Decode, handler.request_deserializer)
+        if handler.request_streaming:
+            assert handler.response_streaming, f"{method}: no single answer to a stream is served yet"
+            return grpc.stream_stream_rpc_method_handler(
+                self._conversation(method, cast(Method, handler.stream_stream), decode)
+            )
         serve = cast(Method, handler.unary_stream if handler.response_streaming else handler.unary_unary)
-        decode = cast(Callable[[bytes], Message], handler.request_deserializer)
 
         async def answer(data: bytes, context: Any) -> bytes | None:
-            return await self._answer(method, serve, decode, data, context)
+            return await self._answer(method, lambda call: self._served(call, serve, decode, data), context)
 
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(answer)
         return grpc.unary_unary_rpc_method_handler(answer)
 
-    async def _answer(
-        self, method: str, serve: Method, decode: Callable[[bytes], Message], data: bytes, context: Any
-    ) -> bytes | None:
+    def _conversation(self, method: str, serve: Method, decode: Decode) -> Callable[[Any, Any], Awaitable[None]]:
+        async def converse(_: Any, context: Any) -> None:  # grpc's own iterator of messages has no use here
+            await self._answer(method, lambda call: self._streamed(call, serve, decode), context)
+
+        return converse
+
+    async def _answer(self, method: str, serve: Serve, context: Any) -> bytes | None:
         call = self._call(method, context)
         try:
-            reply = await self._served(call, serve, decode, data)
+            reply = await serve(call)
         except StrettoError as error:
             failure = error
         except asyncio.CancelledError:  # the caller left, its deadline passed, or the server stops
@@ -112,20 +123,25 @@ class Interceptor(grpc.aio.ServerInterceptor):
             max_response_bytes=self._max_response_bytes,
         )
 
-    async def _served(self, call: Call, serve: Method, decode: Callable[[bytes], Message], data: bytes) -> bytes | None:
-        try:
-            request = decode(data)
-        except DecodeError:
-            raise MalformedMessage(
-                f"the {len(data)} bytes of this {call.method} request are not the message that it takes."
-            ) from None
-        options = options_of(request)
-        if options is not None and options.request_id:
-            check_request_id(options.request_id)
-            call.request_id = options.request_id
+    async def _served(self, call: Call, serve: Method, decode: Decode, data: bytes) -> bytes | None:
+        request = _decoded(call, decode, data)
+        _take_id(call, request)
         with self._gate.passing(call):
             reply = await serve(request, call)
         return None if reply is None else call.sendable(reply)
+
+    async def _streamed(self, call: Call, serve: Method, decode: Decode) -> None:
+        """A stream passes the gate before its first message: one that never sends any is refused and drained too."""
+
+        async def receive() -> Message | None:
+            data = await call.context.read()
+            return None if data is grpc.aio.EOF else _decoded(call, decode, data)
+
+        with self._gate.passing(call):
+            first = await receive()
+            if first is not None:
+                _take_id(call, first)
+            await serve(Incoming(first, receive), call)
 
     async def _abort(self, call: Call, error: StrettoError) -> NoReturn:
         status = status_of(error)
@@ -155,6 +171,23 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 facts["first_token_ms"] = _milliseconds(call.telemetry.first_token_seconds)
         facts["total_ms"] = _milliseconds(time.monotonic() - call.received)
         self._logger.info("request", **facts)
+
+
+def _decoded(call: Call, decode: Decode, data: bytes) -> Message:
+    try:
+        return decode(data)
+    except DecodeError:
+        raise MalformedMessage(
+            f"the {len(data)} bytes of this {call.method} request are not the message that it takes."
+        ) from None
+
+
+def _take_id(call: Call, request: Message) -> None:
+    """The caller's request id, where it is a good one, stands for the server's."""
+    options = options_of(request)
+    if options is not None and options.request_id:
+        check_request_id(options.request_id)
+        call.request_id = options.request_id
 
 
 def _expired(call: Call) -> bool:

@@ -90,6 +90,10 @@ class Metrics:
         if call.telemetry and call.usage:
             self._time(model, task, call.telemetry, call.usage.completion_tokens / call.num_candidates)
 
+    def observe_inputs(self, call: Call, reports: Iterable[InputReport]) -> None:
+        """Inputs of a stream, as they come: it may have more than anybody could keep until its end."""
+        self._count_inputs(call.model, call.task, reports)
+
     def pace(self, model: str) -> "Pace":
         """A watch on the gaps between one request's tokens."""
         return Pace(self._requests.inter_token.labels(model))
