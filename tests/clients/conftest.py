@@ -425,6 +425,7 @@ class Standin(
             weight_bytes=142_000_000,
             default_pooling=common_pb2.POOLING_TYPE_MEAN,
             prompts={"query": "query: "},
+            default_sampling=generation_pb2.SamplingConfig(temperature=0.5, top_k=0),
         )
 
 

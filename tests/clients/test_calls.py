@@ -239,6 +239,7 @@ def test_models_come_from_every_page(call: Call) -> None:
     ]
     assert call("model", "reader") == models[1]
     assert models[1].prompts == {"query": "query: "}
+    assert models[1].default_sampling == {"temperature": 0.5, "top_k": 0}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import grpc
 import pytest
 
-from stretto.v1 import common_pb2
+from stretto.v1 import common_pb2, generation_pb2
 from stretto.v1 import model_pb2 as pb
 
 
@@ -30,6 +30,7 @@ async def test_a_generating_model_is_shown_with_everything_that_is_known(running
         weight_bytes=4000,
         kv_cache_bytes=8000,
         kv_cache_tokens=160,
+        default_sampling=generation_pb2.SamplingConfig(temperature=0.5, top_k=40),
     )
     expected.load_time.FromMilliseconds(1_700_000_000_500)
     assert model == expected
@@ -43,6 +44,7 @@ async def test_an_embedding_model_is_shown_with_its_pooling_and_prompts(running)
     assert model.default_overflow_policy == common_pb2.OVERFLOW_POLICY_TRUNCATE_END
     assert dict(model.prompts) == {"query": "query: "}
     assert not model.HasField("bos_token_id")
+    assert not model.HasField("default_sampling")
 
 
 async def test_a_failed_model_says_why(running):

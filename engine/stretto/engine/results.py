@@ -171,7 +171,10 @@ class EmbedAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """What a model is and how it stands: what ListModels, GetModel, `stretto models` and the start-up screen say."""
+    """What a model is and how it stands: what ListModels, GetModel, `stretto models` and the start-up screen say.
+
+    `default_sampling` is what a request that says nothing of it comes to, by the names of `Sampling`.
+    """
 
     name: str
     source: str
@@ -188,6 +191,7 @@ class ModelCard:
     default_overflow: Mapping[Task, Overflow] = field(default_factory=dict)
     default_pooling: Pooling | None = None
     default_normalize: bool | None = None
+    default_sampling: Mapping[str, int | float] = field(default_factory=dict)
     prompts: Mapping[str, str] = field(default_factory=dict)
     has_chat_template: bool = False
     eos_token_ids: tuple[int, ...] = ()

@@ -1,10 +1,9 @@
 """A model as the server process knows it: checkpoint, tokenizer, limits. Prompts become messages here. No torch."""
 
-import secrets
-
 from stretto.engine.checkpoint.digest import version_of
 from stretto.engine.checkpoint.headers import Checkpoint, open_checkpoint
 from stretto.engine.config import LoadSpec
+from stretto.engine.drawing import check_choice, decided, sampling_defaults
 from stretto.engine.errors import CheckpointError, EmptyInput, InputTooLong, InvalidRequest, ReplyTooLarge
 from stretto.engine.inputs import EMBED_OVERFLOW, EmbedReader
 from stretto.engine.messages import Draw, Generate, Load
@@ -12,7 +11,6 @@ from stretto.engine.requests import (
     Chat,
     GenerateCall,
     Overflow,
-    Sampling,
     Task,
     TextPrompt,
     TokenPrompt,
@@ -25,9 +23,6 @@ from stretto.engine.text.tokenizer import Tokenizer, load_tokenizer
 from stretto.engine.text.truncation import fit
 
 GENERATE_OVERFLOW = Overflow.ERROR
-# Of generation_config.json, what stretto does; the names are the same.
-WHOLE = ("top_k", "no_repeat_ngram_size")
-DEFAULTS = ("temperature", "top_p", "min_p", "typical_p", "repetition_penalty", *WHOLE)
 
 
 class Served:
@@ -38,7 +33,6 @@ class Served:
         self.checkpoint = checkpoint
         self.tokenizer = tokenizer
         self.templates = ChatTemplates(checkpoint)
-        self._defaults = sampling_defaults(checkpoint)
         self.limit_ids = min(tokenizer.size, checkpoint.vocab_size)
         self.card = self._card()
         self.inputs = EmbedReader(checkpoint, tokenizer, self.card)
@@ -91,7 +85,7 @@ class Served:
     def generate_message(self, call: GenerateCall, message_id: int, ids: list[int]) -> tuple[Generate, AnswerSpec]:
         """What to ask the engine, and how to read its answer."""
         stopping, options = call.stopping, call.options
-        draw = self._draw(call.sampling)
+        draw = decided(call.sampling, self.card.default_sampling, self.tokenizer, self.limit_ids)
         if draw.temperature == 0 and call.sampling.drawn > 1:
             path = "config.sampling.candidate_count" if call.sampling.candidates > 1 else "config.sampling.best_of"
             raise InvalidRequest(f"{path} is {call.sampling.drawn} at temperature 0: all would be equal.", field=path)
@@ -99,7 +93,7 @@ class Served:
         check_ids(call.output.logprob_token_ids, self.limit_ids, "config.output.logprob_token_ids")
         room = self.context - len(ids)
         max_tokens = room if stopping.max_tokens is None else min(stopping.max_tokens, room)
-        self._check_resumed(call)
+        self._check_resumed(call, draw)
         _check_reply(call, len(ids), max_tokens)
         eos = () if stopping.ignore_eos else self.tokenizer.eos_ids
         stop_ids = sorted({*eos, *stopping.token_ids})
@@ -125,7 +119,7 @@ class Served:
             scope=options.scope,
             share_prefix=options.use_prefix_cache,
         )
-        _check_choice(message)
+        check_choice(message)
         return message, AnswerSpec(
             call=call,
             tokenizer=self.tokenizer,
@@ -166,7 +160,7 @@ class Served:
         self.check_encoded(ids, "response_prefix")
         return ids
 
-    def _check_resumed(self, call: GenerateCall) -> None:
+    def _check_resumed(self, call: GenerateCall, draw: Draw) -> None:
         """Each candidate has its ids, and they are drawn with the seed of the first attempt."""
         if not call.resume_after:
             return
@@ -176,46 +170,13 @@ class Served:
                 f"resume_after holds the ids of {num} candidates; there are {candidates}.",
                 field="resume_after",
             )
-        if call.sampling.seed is None and self._draw(call.sampling).temperature > 0:
+        if call.sampling.seed is None and draw.temperature > 0:
             raise InvalidRequest(
                 "config.sampling.seed is unset: a drawn answer is resumed with the seed of its first attempt.",
                 field="config.sampling.seed",
             )
         for index, ids in enumerate(call.resume_after):
             check_ids(ids, self.limit_ids, f"resume_after[{index}]")
-
-    def _draw(self, sampling: Sampling) -> Draw:
-        """Every wish decided: the call's, else the checkpoint's, else none. Without a seed one is made up."""
-        said = self._defaults
-        for name in ("logit_bias", "allowed_token_ids", "banned_token_ids"):
-            check_ids(tuple(getattr(sampling, name)), self.limit_ids, f"config.sampling.{name}")
-        runs = self._banned_runs(sampling.banned_strings)
-        return Draw(
-            temperature=float(_first(sampling.temperature, said.temperature, 1.0)),
-            top_k=int(_first(sampling.top_k, said.top_k, 0)),
-            top_p=float(_first(sampling.top_p, said.top_p, 1.0)),
-            min_p=float(_first(sampling.min_p, said.min_p, 0.0)),
-            typical_p=float(_first(sampling.typical_p, said.typical_p, 1.0)),
-            repetition=float(_first(sampling.repetition_penalty, said.repetition_penalty, 1.0)),
-            presence=sampling.presence_penalty or 0.0,
-            frequency=sampling.frequency_penalty or 0.0,
-            window=sampling.penalty_window,
-            no_repeat_ngram=int(_first(sampling.no_repeat_ngram_size, said.no_repeat_ngram_size, 0)),
-            bias=dict(sampling.logit_bias),
-            allowed=list(sampling.allowed_token_ids),
-            banned=[*sampling.banned_token_ids, *(run[0] for run in runs if len(run) == 1)],
-            banned_runs=[run for run in runs if len(run) > 1],
-            seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
-        )
-
-    def _banned_runs(self, strings: tuple[str, ...]) -> list[list[int]]:
-        """The tokens of each string as it stands inside a text, with and without a space before it."""
-        path = "config.sampling.banned_strings"
-        runs = self.tokenizer.encode_inner([way for text in strings for way in (text, " " + text)]) if strings else []
-        for text, run in zip(strings, runs[::2], strict=True):
-            if not run:
-                raise InvalidRequest(f"{path} holds {text!r}, which makes no tokens.", field=path)
-        return runs
 
     def check_encoded(self, ids: list[int], field: str) -> None:
         """Some tokenizers have more tokens than their model: a text that uses one of those is refused, by name."""
@@ -244,47 +205,13 @@ class Served:
             default_overflow={task: defaults[task] for task in tasks},
             default_pooling=sentence.pooling or checkpoint.family.default_pooling,
             default_normalize=bool(sentence.normalize),
+            default_sampling=sampling_defaults(checkpoint) if generates else {},
             prompts=sentence.prompts,
             has_chat_template=generates and bool(checkpoint.chat_templates),
             eos_token_ids=tuple(sorted(self.tokenizer.eos_ids)),
             bos_token_id=self.tokenizer.bos_id,
             notes=checkpoint.notes,
         )
-
-
-def sampling_defaults(checkpoint: Checkpoint) -> Sampling:
-    """What generation_config.json says of sampling; raises CheckpointError for what no request could ask for either."""
-    said, where = checkpoint.generation, f"{checkpoint.path}: generation_config.json"
-    numbers = {name: said[name] for name in DEFAULTS if said.get(name) is not None}
-    if said.get("do_sample") is False:
-        numbers["temperature"] = 0.0
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise CheckpointError(f"{where} says {name} {value!r}, which is no number.")
-        if name in WHOLE and not float(value).is_integer():
-            raise CheckpointError(f"{where} says {name} {value!r}, which is no whole number.")
-    try:
-        return Sampling(**numbers)
-    except InvalidRequest as error:
-        raise CheckpointError(f"{where} asks for what cannot be done: {error.message}") from error
-
-
-def _check_choice(message: Generate) -> None:
-    """Refuse a list of allowed ids of which nothing is left; what comes to that later ends the request then."""
-    path, draw = "config.sampling.allowed_token_ids", message.draw
-    left = set(draw.allowed) - set(draw.banned)
-    if draw.allowed and not left:
-        raise InvalidRequest(f"{path} allows {len(draw.allowed)} ids, and config.sampling bans them all.", field=path)
-    if draw.allowed and message.min_tokens and left <= set(message.stop_ids):
-        raise InvalidRequest(
-            f"{path} allows end and stop tokens only, which config.stopping.min_tokens, {message.min_tokens}, bans.",
-            field=path,
-        )
-
-
-def _first(*values: float | None) -> float:
-    """The first value that is said; zero is said, None is not."""
-    return next(value for value in values if value is not None)
 
 
 def _check_reply(call: GenerateCall, num_prompt: int, max_tokens: int) -> None:

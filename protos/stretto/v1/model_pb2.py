@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from stretto.v1 import common_pb2 as stretto_dot_v1_dot_common__pb2
+from stretto.v1 import generation_pb2 as stretto_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16stretto/v1/model.proto\x12\nstretto.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x17stretto/v1/common.proto\"\x88\x01\n\x07\x41\x64\x61pter\x12\n\n\x02id\x18\x01 \x01(\t\x12%\n\x04type\x18\x02 \x01(\x0e\x32\x17.stretto.v1.AdapterType\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0c\n\x04rank\x18\x04 \x01(\r\x12\x1b\n\x13virtual_token_count\x18\x05 \x01(\r\x12\x0e\n\x06source\x18\x06 \x01(\t\"!\n\x05Label\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xf1\x07\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.stretto.v1.ModelState\x12\x14\n\x0c\x61rchitecture\x18\x05 \x01(\t\x12$\n\x05tasks\x18\x06 \x03(\x0e\x32\x15.stretto.v1.ModelTask\x12\x17\n\x0fparameter_count\x18\x07 \x01(\x04\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x14\n\x0cquantization\x18\t \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\x12&\n\x08numerics\x18\x0b \x01(\x0e\x32\x14.stretto.v1.Numerics\x12\x12\n\nvocab_size\x18\x0c \x01(\r\x12\x18\n\x10max_input_tokens\x18\r \x01(\r\x12\x19\n\x11max_output_tokens\x18\x0e \x01(\r\x12;\n\x17\x64\x65\x66\x61ult_overflow_policy\x18\x0f \x01(\x0e\x32\x1a.stretto.v1.OverflowPolicy\x12\x19\n\x11has_chat_template\x18\x10 \x01(\x08\x12\x15\n\reos_token_ids\x18\x11 \x03(\r\x12\x19\n\x0c\x62os_token_id\x18\x12 \x01(\rH\x00\x88\x01\x01\x12\x1c\n\x14\x65mbedding_dimensions\x18\x13 \x01(\r\x12\x1d\n\x15matryoshka_dimensions\x18\x14 \x03(\r\x12\x30\n\x0f\x64\x65\x66\x61ult_pooling\x18\x15 \x01(\x0e\x32\x17.stretto.v1.PoolingType\x12\x1e\n\x11\x64\x65\x66\x61ult_normalize\x18\x16 \x01(\x08H\x01\x88\x01\x01\x12/\n\x07prompts\x18\x17 \x03(\x0b\x32\x1e.stretto.v1.Model.PromptsEntry\x12!\n\x06labels\x18\x18 \x03(\x0b\x32\x11.stretto.v1.Label\x12%\n\x08\x61\x64\x61pters\x18\x19 \x03(\x0b\x32\x13.stretto.v1.Adapter\x12\x14\n\x0cweight_bytes\x18\x1a \x01(\x04\x12\x16\n\x0ekv_cache_bytes\x18\x1b \x01(\x04\x12\x17\n\x0fkv_cache_tokens\x18\x1c \x01(\x04\x12-\n\tload_time\x18\x1d \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0ctraining_run\x18\x1e \x01(\t\x12!\n\x05\x65rror\x18\x1f \x01(\x0b\x32\x12.google.rpc.Status\x1a.\n\x0cPromptsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0f\n\r_bos_token_idB\x14\n\x12_default_normalize\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.stretto.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"4\n\x10GetModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.stretto.v1.Model*\xbe\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x17\n\x13MODEL_STATE_WARMING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x05\x12\x16\n\x12MODEL_STATE_FAILED\x10\x06*\x99\x02\n\tModelTask\x12\x1a\n\x16MODEL_TASK_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_TASK_GENERATE\x10\x01\x12\x14\n\x10MODEL_TASK_SCORE\x10\x02\x12\x14\n\x10MODEL_TASK_EMBED\x10\x03\x12\x1b\n\x17MODEL_TASK_EMBED_TOKENS\x10\x04\x12\x1b\n\x17MODEL_TASK_EMBED_SPARSE\x10\x05\x12\x17\n\x13MODEL_TASK_CLASSIFY\x10\x06\x12\x12\n\x0eMODEL_TASK_TAG\x10\x07\x12\x15\n\x11MODEL_TASK_ANSWER\x10\x08\x12\x13\n\x0fMODEL_TASK_RANK\x10\t\x12\x18\n\x14MODEL_TASK_FILL_MASK\x10\n*\x82\x01\n\x0b\x41\x64\x61pterType\x12\x1c\n\x18\x41\x44\x41PTER_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x44\x41PTER_TYPE_LORA\x10\x01\x12\x1e\n\x1a\x41\x44\x41PTER_TYPE_PROMPT_TUNING\x10\x02\x12\x1e\n\x1a\x41\x44\x41PTER_TYPE_PREFIX_TUNING\x10\x03\x32\xac\x01\n\x0cModelService\x12P\n\nListModels\x12\x1d.stretto.v1.ListModelsRequest\x1a\x1e.stretto.v1.ListModelsResponse\"\x03\x90\x02\x01\x12J\n\x08GetModel\x12\x1b.stretto.v1.GetModelRequest\x1a\x1c.stretto.v1.GetModelResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16stretto/v1/model.proto\x12\nstretto.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x17stretto/v1/common.proto\x1a\x1bstretto/v1/generation.proto\"\x88\x01\n\x07\x41\x64\x61pter\x12\n\n\x02id\x18\x01 \x01(\t\x12%\n\x04type\x18\x02 \x01(\x0e\x32\x17.stretto.v1.AdapterType\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0c\n\x04rank\x18\x04 \x01(\r\x12\x1b\n\x13virtual_token_count\x18\x05 \x01(\r\x12\x0e\n\x06source\x18\x06 \x01(\t\"!\n\x05Label\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xa7\x08\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.stretto.v1.ModelState\x12\x14\n\x0c\x61rchitecture\x18\x05 \x01(\t\x12$\n\x05tasks\x18\x06 \x03(\x0e\x32\x15.stretto.v1.ModelTask\x12\x17\n\x0fparameter_count\x18\x07 \x01(\x04\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x14\n\x0cquantization\x18\t \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\x12&\n\x08numerics\x18\x0b \x01(\x0e\x32\x14.stretto.v1.Numerics\x12\x12\n\nvocab_size\x18\x0c \x01(\r\x12\x18\n\x10max_input_tokens\x18\r \x01(\r\x12\x19\n\x11max_output_tokens\x18\x0e \x01(\r\x12;\n\x17\x64\x65\x66\x61ult_overflow_policy\x18\x0f \x01(\x0e\x32\x1a.stretto.v1.OverflowPolicy\x12\x19\n\x11has_chat_template\x18\x10 \x01(\x08\x12\x15\n\reos_token_ids\x18\x11 \x03(\r\x12\x19\n\x0c\x62os_token_id\x18\x12 \x01(\rH\x00\x88\x01\x01\x12\x1c\n\x14\x65mbedding_dimensions\x18\x13 \x01(\r\x12\x1d\n\x15matryoshka_dimensions\x18\x14 \x03(\r\x12\x30\n\x0f\x64\x65\x66\x61ult_pooling\x18\x15 \x01(\x0e\x32\x17.stretto.v1.PoolingType\x12\x1e\n\x11\x64\x65\x66\x61ult_normalize\x18\x16 \x01(\x08H\x01\x88\x01\x01\x12/\n\x07prompts\x18\x17 \x03(\x0b\x32\x1e.stretto.v1.Model.PromptsEntry\x12!\n\x06labels\x18\x18 \x03(\x0b\x32\x11.stretto.v1.Label\x12%\n\x08\x61\x64\x61pters\x18\x19 \x03(\x0b\x32\x13.stretto.v1.Adapter\x12\x14\n\x0cweight_bytes\x18\x1a \x01(\x04\x12\x16\n\x0ekv_cache_bytes\x18\x1b \x01(\x04\x12\x17\n\x0fkv_cache_tokens\x18\x1c \x01(\x04\x12-\n\tload_time\x18\x1d \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0ctraining_run\x18\x1e \x01(\t\x12!\n\x05\x65rror\x18\x1f \x01(\x0b\x32\x12.google.rpc.Status\x12\x34\n\x10\x64\x65\x66\x61ult_sampling\x18  \x01(\x0b\x32\x1a.stretto.v1.SamplingConfig\x1a.\n\x0cPromptsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0f\n\r_bos_token_idB\x14\n\x12_default_normalize\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.stretto.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"4\n\x10GetModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.stretto.v1.Model*\xbe\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x17\n\x13MODEL_STATE_WARMING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x05\x12\x16\n\x12MODEL_STATE_FAILED\x10\x06*\x99\x02\n\tModelTask\x12\x1a\n\x16MODEL_TASK_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_TASK_GENERATE\x10\x01\x12\x14\n\x10MODEL_TASK_SCORE\x10\x02\x12\x14\n\x10MODEL_TASK_EMBED\x10\x03\x12\x1b\n\x17MODEL_TASK_EMBED_TOKENS\x10\x04\x12\x1b\n\x17MODEL_TASK_EMBED_SPARSE\x10\x05\x12\x17\n\x13MODEL_TASK_CLASSIFY\x10\x06\x12\x12\n\x0eMODEL_TASK_TAG\x10\x07\x12\x15\n\x11MODEL_TASK_ANSWER\x10\x08\x12\x13\n\x0fMODEL_TASK_RANK\x10\t\x12\x18\n\x14MODEL_TASK_FILL_MASK\x10\n*\x82\x01\n\x0b\x41\x64\x61pterType\x12\x1c\n\x18\x41\x44\x41PTER_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x44\x41PTER_TYPE_LORA\x10\x01\x12\x1e\n\x1a\x41\x44\x41PTER_TYPE_PROMPT_TUNING\x10\x02\x12\x1e\n\x1a\x41\x44\x41PTER_TYPE_PREFIX_TUNING\x10\x03\x32\xac\x01\n\x0cModelService\x12P\n\nListModels\x12\x1d.stretto.v1.ListModelsRequest\x1a\x1e.stretto.v1.ListModelsResponse\"\x03\x90\x02\x01\x12J\n\x08GetModel\x12\x1b.stretto.v1.GetModelRequest\x1a\x1c.stretto.v1.GetModelResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,28 +41,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001'
   _globals['_MODELSERVICE'].methods_by_name['GetModel']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['GetModel']._serialized_options = b'\220\002\001'
-  _globals['_MODELSTATE']._serialized_start=1538
-  _globals['_MODELSTATE']._serialized_end=1728
-  _globals['_MODELTASK']._serialized_start=1731
-  _globals['_MODELTASK']._serialized_end=2012
-  _globals['_ADAPTERTYPE']._serialized_start=2015
-  _globals['_ADAPTERTYPE']._serialized_end=2145
-  _globals['_ADAPTER']._serialized_start=122
-  _globals['_ADAPTER']._serialized_end=258
-  _globals['_LABEL']._serialized_start=260
-  _globals['_LABEL']._serialized_end=293
-  _globals['_MODEL']._serialized_start=296
-  _globals['_MODEL']._serialized_end=1305
-  _globals['_MODEL_PROMPTSENTRY']._serialized_start=1220
-  _globals['_MODEL_PROMPTSENTRY']._serialized_end=1266
-  _globals['_LISTMODELSREQUEST']._serialized_start=1307
-  _globals['_LISTMODELSREQUEST']._serialized_end=1365
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1367
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1447
-  _globals['_GETMODELREQUEST']._serialized_start=1449
-  _globals['_GETMODELREQUEST']._serialized_end=1481
-  _globals['_GETMODELRESPONSE']._serialized_start=1483
-  _globals['_GETMODELRESPONSE']._serialized_end=1535
-  _globals['_MODELSERVICE']._serialized_start=2148
-  _globals['_MODELSERVICE']._serialized_end=2320
+  _globals['_MODELSTATE']._serialized_start=1621
+  _globals['_MODELSTATE']._serialized_end=1811
+  _globals['_MODELTASK']._serialized_start=1814
+  _globals['_MODELTASK']._serialized_end=2095
+  _globals['_ADAPTERTYPE']._serialized_start=2098
+  _globals['_ADAPTERTYPE']._serialized_end=2228
+  _globals['_ADAPTER']._serialized_start=151
+  _globals['_ADAPTER']._serialized_end=287
+  _globals['_LABEL']._serialized_start=289
+  _globals['_LABEL']._serialized_end=322
+  _globals['_MODEL']._serialized_start=325
+  _globals['_MODEL']._serialized_end=1388
+  _globals['_MODEL_PROMPTSENTRY']._serialized_start=1303
+  _globals['_MODEL_PROMPTSENTRY']._serialized_end=1349
+  _globals['_LISTMODELSREQUEST']._serialized_start=1390
+  _globals['_LISTMODELSREQUEST']._serialized_end=1448
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1450
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1530
+  _globals['_GETMODELREQUEST']._serialized_start=1532
+  _globals['_GETMODELREQUEST']._serialized_end=1564
+  _globals['_GETMODELRESPONSE']._serialized_start=1566
+  _globals['_GETMODELRESPONSE']._serialized_end=1618
+  _globals['_MODELSERVICE']._serialized_start=2231
+  _globals['_MODELSERVICE']._serialized_end=2403
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@ import datetime
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.rpc import status_pb2 as _status_pb2
 from stretto.v1 import common_pb2 as _common_pb2
+from stretto.v1 import generation_pb2 as _generation_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -90,7 +91,7 @@ class Label(_message.Message):
     def __init__(self, id: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("id", "aliases", "version", "state", "architecture", "tasks", "parameter_count", "dtype", "quantization", "device", "numerics", "vocab_size", "max_input_tokens", "max_output_tokens", "default_overflow_policy", "has_chat_template", "eos_token_ids", "bos_token_id", "embedding_dimensions", "matryoshka_dimensions", "default_pooling", "default_normalize", "prompts", "labels", "adapters", "weight_bytes", "kv_cache_bytes", "kv_cache_tokens", "load_time", "training_run", "error")
+    __slots__ = ("id", "aliases", "version", "state", "architecture", "tasks", "parameter_count", "dtype", "quantization", "device", "numerics", "vocab_size", "max_input_tokens", "max_output_tokens", "default_overflow_policy", "has_chat_template", "eos_token_ids", "bos_token_id", "embedding_dimensions", "matryoshka_dimensions", "default_pooling", "default_normalize", "prompts", "labels", "adapters", "weight_bytes", "kv_cache_bytes", "kv_cache_tokens", "load_time", "training_run", "error", "default_sampling")
     class PromptsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -129,6 +130,7 @@ class Model(_message.Message):
     LOAD_TIME_FIELD_NUMBER: _ClassVar[int]
     TRAINING_RUN_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_SAMPLING_FIELD_NUMBER: _ClassVar[int]
     id: str
     aliases: _containers.RepeatedScalarFieldContainer[str]
     version: str
@@ -160,7 +162,8 @@ class Model(_message.Message):
     load_time: _timestamp_pb2.Timestamp
     training_run: str
     error: _status_pb2.Status
-    def __init__(self, id: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., architecture: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[ModelTask, str]]] = ..., parameter_count: _Optional[int] = ..., dtype: _Optional[str] = ..., quantization: _Optional[str] = ..., device: _Optional[str] = ..., numerics: _Optional[_Union[_common_pb2.Numerics, str]] = ..., vocab_size: _Optional[int] = ..., max_input_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., default_overflow_policy: _Optional[_Union[_common_pb2.OverflowPolicy, str]] = ..., has_chat_template: bool = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., bos_token_id: _Optional[int] = ..., embedding_dimensions: _Optional[int] = ..., matryoshka_dimensions: _Optional[_Iterable[int]] = ..., default_pooling: _Optional[_Union[_common_pb2.PoolingType, str]] = ..., default_normalize: bool = ..., prompts: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., adapters: _Optional[_Iterable[_Union[Adapter, _Mapping]]] = ..., weight_bytes: _Optional[int] = ..., kv_cache_bytes: _Optional[int] = ..., kv_cache_tokens: _Optional[int] = ..., load_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., training_run: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+    default_sampling: _generation_pb2.SamplingConfig
+    def __init__(self, id: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., architecture: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[ModelTask, str]]] = ..., parameter_count: _Optional[int] = ..., dtype: _Optional[str] = ..., quantization: _Optional[str] = ..., device: _Optional[str] = ..., numerics: _Optional[_Union[_common_pb2.Numerics, str]] = ..., vocab_size: _Optional[int] = ..., max_input_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., default_overflow_policy: _Optional[_Union[_common_pb2.OverflowPolicy, str]] = ..., has_chat_template: bool = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., bos_token_id: _Optional[int] = ..., embedding_dimensions: _Optional[int] = ..., matryoshka_dimensions: _Optional[_Iterable[int]] = ..., default_pooling: _Optional[_Union[_common_pb2.PoolingType, str]] = ..., default_normalize: bool = ..., prompts: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., adapters: _Optional[_Iterable[_Union[Adapter, _Mapping]]] = ..., weight_bytes: _Optional[int] = ..., kv_cache_bytes: _Optional[int] = ..., kv_cache_tokens: _Optional[int] = ..., load_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., training_run: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., default_sampling: _Optional[_Union[_generation_pb2.SamplingConfig, _Mapping]] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

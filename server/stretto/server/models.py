@@ -1,5 +1,7 @@
 """ModelService: what is loaded, and how it stands."""
 
+from google.protobuf.json_format import ParseDict
+
 from stretto.engine.core import Engine
 from stretto.engine.errors import InvalidRequest, ModelNotReady
 from stretto.engine.requests import Task
@@ -73,6 +75,8 @@ def _written(card: ModelCard) -> pb.Model:
         kv_cache_tokens=card.cache_tokens,
         training_run=card.training_run,
     )
+    if card.default_sampling:
+        ParseDict(dict(card.default_sampling), model.default_sampling)
     if card.default_normalize is not None:
         model.default_normalize = card.default_normalize
     if card.loaded_at:

@@ -157,6 +157,7 @@ def read_model(model: model_pb2.Model) -> ModelInfo:
         embedding_dimensions=model.embedding_dimensions,
         default_pooling=word(common_pb2.PoolingType, model.default_pooling, "POOLING_TYPE_"),
         default_normalize=model.default_normalize if model.HasField("default_normalize") else None,
+        default_sampling={field.name: value for field, value in model.default_sampling.ListFields()},
         prompts=dict(model.prompts),
         weight_bytes=model.weight_bytes,
         kv_cache_bytes=model.kv_cache_bytes,

@@ -275,6 +275,7 @@ class ModelInfo:
     embedding_dimensions: int
     default_pooling: str
     default_normalize: bool | None
+    default_sampling: Mapping[str, int | float]
     prompts: Mapping[str, str]
     weight_bytes: int
     kv_cache_bytes: int
