@@ -143,7 +143,7 @@ async def test_it_answers_and_embeds_and_counts_what_it_did(engine: Engine) -> N
     first, bad, last = answer.results
     assert isinstance(first, Embedding)
     assert isinstance(last, Embedding)
-    assert first.vector == last.vector
+    assert first.vectors == last.vectors
     assert isinstance(bad, InvalidRequest)
     assert answer.usage.prompt_tokens == 4
 

@@ -1,6 +1,6 @@
 """A family more is a file and a line: GPT-2, all of it in this one, is loaded, generates and embeds as it should."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from stretto.engine.families.weights import WeightMap
 from stretto.engine.loading import LoadedModel, load
 from stretto.engine.messages import Encode, Load
 from stretto.engine.models.loading import build as load_model
-from stretto.engine.models.parts import MLP, Embed, Head, LinearResidual, Norm, NormLinear, Rows
+from stretto.engine.models.parts import MLP, Embed, Head, LinearResidual, Norm, NormLinear, Rows, last
 from stretto.engine.requests import Pooling, Task
 
 
@@ -74,12 +74,15 @@ class GPT2(nn.Module):
     def specs(self) -> tuple[Spec, ...]:
         return tuple(block.spec for block in self.blocks if isinstance(block, Block))
 
-    def forward(self, rows: Rows, attend: Attend) -> Tensor:
+    def states(self, rows: Rows, attend: Attend) -> Iterator[Tensor]:
         x: Tensor = self.embed(rows)
         for block in self.blocks:
+            yield x
             x = block(x, rows, attend)
-        x = self.norm(x)
-        return x
+        yield self.norm(x)
+
+    def forward(self, rows: Rows, attend: Attend) -> Tensor:
+        return last(self.states(rows, attend))
 
     def logits(self, hidden: Tensor) -> Tensor:
         scores: Tensor = self.head(hidden)

@@ -221,6 +221,10 @@ class StandIn:
             results=tuple(results), usage=Usage(prompt_tokens=9), telemetry=_telemetry(call.options.received)
         )
 
+    def check_embed(self, call: EmbedCall) -> None:
+        if self.refusal:
+            raise self.refusal
+
     async def embed(self, call: EmbedCall) -> EmbedAnswer:
         """The vector of a text is (its length, 1, 2, ...); an empty one fails, alone."""
         self.calls.append(call)
@@ -239,11 +243,12 @@ class StandIn:
                 continue
             length = len(given.text if isinstance(given, TextPrompt) else given.ids)
             if length == 0:
-                results.append(EmptyInput(f"inputs[{place}] is empty.", field=f"inputs[{place}]"))
+                name = call.name_of(place)
+                results.append(EmptyInput(f"{name} is empty.", field=name))
                 continue
             vector = np.array([length, *range(1, dimensions)], "<f4")
             report = InputReport(token_count=length, unknown_token_count=1)
-            results.append(Embedding(vector=vector.tobytes(), dimensions=dimensions, report=report))
+            results.append(Embedding(vectors=vector.tobytes(), dimensions=dimensions, report=report))
         usage = Usage(prompt_tokens=sum(each.report.token_count for each in results if isinstance(each, Embedding)))
         return EmbedAnswer(results=tuple(results), usage=usage, telemetry=_telemetry(call.options.received))
 

@@ -1,8 +1,8 @@
-"""Proves that the twin of EmbedResponse is the published message on the wire, byte for byte, both ways."""
+"""Proves that the twin of a reply is the published message on the wire, byte for byte, both ways."""
 
 import numpy as np
 
-from stretto.server.twin import embed_response_class
+from stretto.server.twin import twin_class
 from stretto.v1 import common_pb2, embedding_pb2
 from stretto.v1.embedding_pb2 import EmbedResponse
 
@@ -30,7 +30,7 @@ def published(vectors):
 
 
 def twin(vectors):
-    made = embed_response_class()(request_id="r")
+    made = twin_class("EmbedResponse")(request_id="r")
     for vector in vectors:
         written = made.results.add().embedding
         written.vectors.add(values=vector.tobytes(), encoding=1, dimensions=len(vector))
@@ -56,12 +56,12 @@ def test_both_write_the_same_bytes():
 
 
 def test_what_the_published_message_writes_the_twin_reads():
-    read = embed_response_class().FromString(published(vectors()).SerializeToString())
+    read = twin_class("EmbedResponse").FromString(published(vectors()).SerializeToString())
     assert b"".join(result.embedding.vectors[0].values for result in read.results) == vectors().tobytes()
 
 
 def test_the_two_differ_in_nothing_but_the_one_field():
-    ours, theirs = embed_response_class().DESCRIPTOR.file, embedding_pb2.DESCRIPTOR
+    ours, theirs = twin_class("EmbedResponse").DESCRIPTOR.file, embedding_pb2.DESCRIPTOR
     assert ours.message_types_by_name.keys() == theirs.message_types_by_name.keys()
     for name, message in theirs.message_types_by_name.items():
         for field in message.fields:

@@ -2,38 +2,60 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
 
+import numpy as np
+
+from stretto.engine.aggregation import combined
 from stretto.engine.continuations import Scoring
 from stretto.engine.errors import EngineFailure, InvalidRequest, StrettoError
+from stretto.engine.inputs import EmbedRules, PreparedText
 from stretto.engine.messages import Account, Vector
-from stretto.engine.requests import EmbedCall, Options, ScoreCall
+from stretto.engine.requests import EmbedCall, Options, Pooling, ScoreCall
 from stretto.engine.results import EmbedAnswer, Embedding, ScoreAnswer, ScoredItem, Telemetry, Usage
-from stretto.engine.served import PreparedText, Served
+from stretto.engine.served import Served
+
+Outcome = Vector | StrettoError  # what became of one window
 
 
 def embed_answer(
     call: EmbedCall,
-    texts: list[PreparedText | StrettoError],
-    outcomes: dict[int, Vector | StrettoError],
+    rules: EmbedRules,
+    texts: Sequence[PreparedText | StrettoError],
+    outcomes: Sequence[Outcome],
     tokenized: float,
 ) -> EmbedAnswer:
-    results: list[Embedding | StrettoError] = []
-    for index, text in enumerate(texts):
-        outcome = text if isinstance(text, StrettoError) else outcomes[index]
-        if isinstance(outcome, Vector):
-            assert isinstance(text, PreparedText)
-            size = len(outcome.vector) // 4
-            outcome_ = Embedding(vector=outcome.vector, dimensions=size, report=text.report)
-            results.append(outcome_)
-        else:
-            results.append(outcome)
-    accounts = [outcome.account for outcome in outcomes.values() if isinstance(outcome, Vector)]
+    """`outcomes` has one for each window of each prepared text, in a row."""
+    rest = iter(outcomes)
+    results = [
+        _embedding(text, [next(rest) for _ in text.windows], rules) if isinstance(text, PreparedText) else text
+        for text in texts
+    ]
+    accounts = [outcome.account for outcome in outcomes if isinstance(outcome, Vector)]
     tokens = sum(result.report.token_count for result in results if isinstance(result, Embedding))
-    usage = Usage(prompt_tokens=tokens)
     return EmbedAnswer(
         results=tuple(results),
-        usage=usage,
+        usage=Usage(prompt_tokens=tokens),
         telemetry=telemetry(call.options, _together(accounts), tokenized, None),
+    )
+
+
+def _embedding(text: PreparedText, outcomes: Sequence[Outcome], rules: EmbedRules) -> Embedding | StrettoError:
+    """What became of the windows of one text, as one result; the first that failed fails it."""
+    vectors = list[bytes]()
+    for outcome in outcomes:
+        if not isinstance(outcome, Vector):
+            return outcome
+        vectors.append(outcome.vector)
+    together = b"".join(vectors)
+    if len(vectors) > 1 and rules.combines:
+        counts, aggregation = [len(ids) for ids in text.windows], rules.chunking.aggregation
+        rows_CD = np.frombuffer(together, "<f4").reshape(len(vectors), -1)
+        together = combined(rows_CD, counts, aggregation, normalize=rules.normalize)
+    ids = tuple(chain.from_iterable(text.windows)) if rules.pooling is Pooling.NONE else ()
+    return Embedding(
+        vectors=together, dimensions=len(together) // 4 // text.num_vectors, report=text.report, token_ids=ids
     )
 
 
@@ -76,6 +98,25 @@ def _together(accounts: list[Account]) -> Account:
         mean_batch=sum(a.mean_batch for a in accounts) / len(accounts),
         co_batched_tokens=max(a.co_batched_tokens for a in accounts),
         queue_position=min(a.queue_position for a in accounts),
+    )
+
+
+def joined(before: Telemetry | None, more: Telemetry) -> Telemetry:
+    """Of several calls of one stream: the sums, the longest times, and the steps' extremes."""
+    if before is None:
+        return more
+    both, steps = (before, more), before.steps + more.steps
+    return replace(
+        more,
+        tokenization_seconds=sum(each.tokenization_seconds for each in both),
+        queue_seconds=max(each.queue_seconds for each in both),
+        prefill_seconds=max(each.prefill_seconds for each in both),
+        steps=steps,
+        min_batch=min((each.min_batch for each in both if each.steps), default=0),
+        max_batch=max(each.max_batch for each in both),
+        mean_batch=sum(each.mean_batch * each.steps for each in both) / max(1, steps),
+        co_batched_tokens=sum(each.co_batched_tokens for each in both),
+        queue_position=before.queue_position,
     )
 
 

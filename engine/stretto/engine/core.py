@@ -32,7 +32,7 @@ from stretto.engine.messages import Failed, Figures, Freed, Gauges, LoadFailed, 
 from stretto.engine.process import EngineProcess, News, error_of
 from stretto.engine.requests import EmbedCall, GenerateCall, Prompt, ScoreCall, ScoreItem, Task, TextPrompt, TokenPrompt
 from stretto.engine.results import EmbedAnswer, GenerateEvent, ModelCard, ScoreAnswer, Started
-from stretto.engine.served import PreparedText, Served
+from stretto.engine.served import Served
 from stretto.engine.text.answer import Answer
 from stretto.engine.tokenizing import (
     DetokenizeCall,
@@ -179,19 +179,24 @@ class Engine:
                         scoring.account = event.account
         return scoring
 
+    def check_embed(self, call: EmbedCall) -> None:
+        """Raise what `embed` would raise for a call like this one, whatever its inputs are."""
+        self._able(call.model, Task.EMBED, "").inputs.rules(call)
+
     async def embed(self, call: EmbedCall) -> EmbedAnswer:
         """Embed every input; each fails on its own."""
         served = self._able(call.model, Task.EMBED, "")
-        size = _estimate(call.inputs, served.card.max_input_tokens)
+        rules = served.inputs.rules(call)
+        size = _estimate(call.inputs, served.card.max_input_tokens * rules.most_windows)
         with self.admission.reserve(size) as place, self._process.passage() as way:
             begun = time.monotonic()
-            texts = await self._apart(lambda: served.texts(call))
+            texts = await self._apart(lambda: served.inputs.read(call, rules))
             tokenized = time.monotonic() - begun
-            prepared = {i: text for i, text in enumerate(texts) if isinstance(text, PreparedText)}
-            place.correct(sum(len(text.ids) for text in prepared.values()))
-            way.send([served.encode_message(call, way.id, i, text.ids) for i, text in prepared.items()])
+            messages = served.inputs.messages(call, rules, way.id, texts)
+            place.correct(sum(len(message.ids) for message in messages))
+            way.send(messages)
             outcomes = dict[int, Vector | StrettoError]()
-            while len(outcomes) < len(prepared):
+            while len(outcomes) < len(messages):
                 event = await way.next()
                 place.leave()
                 match event:
@@ -201,7 +206,7 @@ class Engine:
                         raise error_of(event)
                     case Failed():
                         outcomes[event.index] = error_of(event)
-            return embed_answer(call, texts, outcomes, tokenized)
+            return embed_answer(call, rules, texts, [outcomes[i] for i in range(len(messages))], tokenized)
 
     async def _apart(self, work: Callable[[], Result]) -> Result:
         """Tokenise in a thread. The threads are few and their own, so that slow texts hold up nothing but texts."""
@@ -324,7 +329,7 @@ def _texts_of(call: ScoreCall) -> list[Prompt | StrettoError]:
 def _most_tokens(prompt: Prompt | StrettoError) -> int:
     match prompt:
         case TextPrompt():
-            return len(prompt.text.encode(errors="replace"))
+            return len((prompt.text + (prompt.pair or "")).encode(errors="replace"))
         case TokenPrompt():
             return len(prompt.ids)
         case StrettoError():

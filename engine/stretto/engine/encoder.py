@@ -1,10 +1,11 @@
 """
 Turn a batch of texts into vectors: run the model without padding, pool, cut, normalise.
 
-Shapes: T tokens, B texts, W width.
+Shapes: T tokens, B texts, V vectors, W width.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -29,27 +30,59 @@ class Encoder:
 
     @torch.inference_mode()
     def run(self, batch: Sequence[Encode]) -> list[bytes | None]:
-        """Each text's vector, little-endian float32, in batch order; None where it holds what is no number."""
-        order = sorted(range(len(batch)), key=lambda index: len(batch[index].ids))  # equal lengths share a call
+        """Each text's vectors, little-endian float32, in batch order; None where one holds what is no number.
+
+        Texts of which every token keeps its vector stand last, so that those to be pooled stand together.
+        """
+        order = sorted(range(len(batch)), key=lambda i: (batch[i].pooling == Pooling.NONE, len(batch[i].ids)))
         texts = [batch[index] for index in order]
-        lengths = [len(text.ids) for text in texts]
-        attend = Packed(lengths, self._device, self._rotary)
-        ids = torch.tensor([id_ for text in texts for id_ in text.ids], device=self._device)
-        hidden_TW = self._model(Rows(ids=ids, positions=attend.positions), attend).float()
-        pooled_BW = pooled(hidden_TW, lengths, [Pooling(text.pooling) for text in texts])
-        vectors = finished(pooled_BW, texts).cpu().numpy().astype("<f4", copy=False)
+        hidden_TW = self._hidden(texts).float()
+        counts = [len(text.ids) if text.pooling == Pooling.NONE else 1 for text in texts]
+        owners = [text for text, count in zip(texts, counts, strict=True) for _ in range(count)]
+        vectors = finished(chosen(hidden_TW, texts), owners).cpu().numpy().astype("<f4", copy=False)
         results: list[bytes | None] = [None] * len(batch)
-        for index, text, vector, finite in zip(order, texts, vectors, np.isfinite(vectors).all(1), strict=True):
-            results[index] = vector[: text.dimensions or None].tobytes() if finite else None
+        for index, text, own in zip(order, texts, np.split(vectors, np.cumsum(counts)[:-1]), strict=True):
+            results[index] = own[:, : text.dimensions or None].tobytes() if np.isfinite(own).all() else None
         return results
 
+    def _hidden(self, texts: Sequence[Encode]) -> Tensor:
+        """The hidden states [T, W] of each text's own layer; layers above all of these are not computed."""
+        lengths = [len(text.ids) for text in texts]  # equal lengths stand together and share a call
+        attend = Packed(lengths, self._device, self._rotary)
+        rows = Rows(ids=self._row([text.ids for text in texts]), positions=attend.positions)
+        if any(text.segments for text in texts):
+            rows = replace(rows, segments=self._row([text.segments or [0] * len(text.ids) for text in texts]))
+        layers = [text.layer % (len(self._model.specs) + 1) for text in texts]
+        layers_T1 = self._row([[layer] * length for layer, length in zip(layers, lengths, strict=True)])[:, None]
+        hidden_TW: Tensor | None = None
+        for layer, state_TW in enumerate(self._model.states(rows, attend)):
+            if layer in layers:
+                hidden_TW = state_TW if hidden_TW is None else torch.where(layers_T1 == layer, state_TW, hidden_TW)
+            if layer == max(layers):
+                break
+        assert hidden_TW is not None
+        return hidden_TW
 
-def finished(pooled_BW: Tensor, texts: Sequence[Encode]) -> Tensor:
-    """Cut each vector to its dimensions (the rest is 0), then bring it to length 1 where that is wanted."""
-    device, width = pooled_BW.device, pooled_BW.shape[1]
+    def _row(self, of_texts: Sequence[Sequence[int]]) -> Tensor:
+        return torch.tensor([number for text in of_texts for number in text], device=self._device)
+
+
+def chosen(hidden_TW: Tensor, texts: Sequence[Encode]) -> Tensor:
+    """The vectors [V, W] of the texts: one of each that is pooled, then one of each token of the others."""
+    single = [text for text in texts if text.pooling != Pooling.NONE]
+    if not single:
+        return hidden_TW
+    lengths = [len(text.ids) for text in single]
+    pooled_BW = pooled(hidden_TW[: sum(lengths)], lengths, [Pooling(text.pooling) for text in single])
+    return torch.cat([pooled_BW, hidden_TW[sum(lengths) :]])
+
+
+def finished(vectors_VW: Tensor, texts: Sequence[Encode]) -> Tensor:
+    """Cut each vector to its text's dimensions (the rest is 0), then bring it to length 1 where that is wanted."""
+    device, width = vectors_VW.device, vectors_VW.shape[1]
     dimensions = torch.tensor([text.dimensions or width for text in texts], device=device)
     wanted = torch.tensor([text.normalize for text in texts], device=device)
-    cut = pooled_BW.masked_fill(torch.arange(width, device=device) >= dimensions[:, None], 0.0)
+    cut = vectors_VW.masked_fill(torch.arange(width, device=device) >= dimensions[:, None], 0.0)
     norms = cut.norm(dim=-1, keepdim=True).clamp(min=SMALLEST_NORM)
     return torch.where(wanted[:, None], cut / norms, cut)
 

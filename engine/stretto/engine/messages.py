@@ -96,12 +96,18 @@ class Generate(Message, frozen=True, kw_only=True):
 
 
 class Encode(Message, frozen=True, kw_only=True):
-    """Make one vector of one text. `index` is its place in the request. `dimensions` 0 keeps all."""
+    """Make one vector of one text, or with the pooling "none" one of each token. `index` is its place in the request.
+
+    `segments` has each id's segment; empty: all in the first. `dimensions` 0 keeps all. `layer` counts the hidden
+    states as transformers does: 0 the embeddings, -1 the last.
+    """
 
     id: int
     index: int
     model: str
     ids: list[int]
+    segments: list[int] = []
+    layer: int = -1
     pooling: str
     normalize: bool
     dimensions: int = 0
@@ -207,7 +213,7 @@ class Reading(Message, frozen=True, kw_only=True):
 
 
 class Vector(Message, frozen=True, kw_only=True):
-    """One text's vector, little-endian float32."""
+    """One text's vector, or its vectors in a row; little-endian float32."""
 
     id: int
     index: int

@@ -18,6 +18,7 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_BYTES = 256
 MAX_STOP_TOKEN_IDS = 64
 MAX_PROMPT_TEXT_BYTES = 4096
+MAX_CHUNKS = 1024
 # The numbers of Sampling: the least and the most; where the least is 0, some must be above it.
 SAMPLING_BOUNDS: Mapping[str, tuple[float, float]] = {
     "temperature": (0, 100),
@@ -309,12 +310,15 @@ class ScoreCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunking:
-    """How a long input is cut into windows. None is the model's maximum, or the server's limit."""
+    """How a long input is cut into windows. `max_chunk_tokens` None is the model's maximum; special tokens count."""
 
     max_chunk_tokens: int | None = None
     overlap_tokens: int = 0
     aggregation: Aggregation = Aggregation.WEIGHTED_MEAN
-    max_chunks: int | None = None
+    max_chunks: int = MAX_CHUNKS
+
+    def __post_init__(self) -> None:
+        _within("config.chunking.max_chunks", self.max_chunks, 1, MAX_CHUNKS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,7 +326,9 @@ class EmbedCall:
     """Texts, or token ids taken as they are given (no special tokens are added to those).
 
     An input that could not even be read stands here as its error, so that the others keep their places.
-    `prompt_name` and `prompt_text` exclude each other; both None is the checkpoint's default prompt.
+    `prompt_name` and `prompt_text` exclude each other; both None is the checkpoint's default prompt. `chunking` is for
+    the overflow policy CHUNK alone. `max_vectors` is what the reply has room for, in all and of any one input.
+    `input_path` is what errors call an input, `{}` being its place.
     """
 
     model: str
@@ -334,16 +340,40 @@ class EmbedCall:
     prompt_name: str | None = None
     prompt_text: str | None = None
     overflow: Overflow | None = None
-    chunking: Chunking = field(default_factory=Chunking)
+    chunking: Chunking | None = None
     layer: int = -1
+    max_vectors: int | None = None
+    max_vectors_each: int | None = None
+    input_path: str = "inputs[{}]"
 
     def __post_init__(self) -> None:
-        if not self.inputs:
-            raise EmptyInput("inputs is empty; an Embed request needs at least one.", field="inputs")
         prefix = len((self.prompt_text or "").encode(errors="replace"))  # it is put before every input
         _within("config.prompt_text", prefix, 0, MAX_PROMPT_TEXT_BYTES, what="the bytes of ")
         if self.dimensions is not None and self.dimensions < 1:
             raise InvalidRequest("config.dimensions must be at least 1; got 0.", field="config.dimensions")
+        if self.chunking is not None and self.overflow is not Overflow.CHUNK:
+            raise InvalidRequest(
+                "config.chunking is set, and config.overflow_policy is not OVERFLOW_POLICY_CHUNK: nothing is cut into "
+                "chunks.",
+                field="config.chunking",
+            )
+        aggregation = (self.chunking or Chunking()).aggregation
+        if self.overflow is Overflow.CHUNK and self.pooling is Pooling.NONE and aggregation is not Aggregation.NONE:
+            raise InvalidRequest(
+                f"config.chunking.aggregation is {aggregation}; with config.pooling none every token keeps its vector, "
+                "and it can only be none.",
+                field="config.chunking.aggregation",
+            )
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether one input may get more than one vector."""
+        chunks = self.chunking is not None and self.chunking.aggregation is Aggregation.NONE
+        return chunks or self.pooling is Pooling.NONE
+
+    def name_of(self, index: int) -> str:
+        """The path of an input."""
+        return self.input_path.format(index)
 
 
 def check_ids(ids: tuple[int, ...], vocab_size: int, name: str) -> None:

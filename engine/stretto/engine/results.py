@@ -149,11 +149,15 @@ class ScoreAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedding:
-    """One text's vector: little-endian float32, `dimensions` of them."""
+    """One text's vector, or one a chunk or a token, in a row: little-endian float32, `dimensions` of them each.
 
-    vector: bytes
+    `token_ids` are there where each token has its own vector.
+    """
+
+    vectors: bytes
     dimensions: int
     report: InputReport
+    token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

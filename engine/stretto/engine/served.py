@@ -1,20 +1,17 @@
-"""A model as the server process knows it: checkpoint, tokenizer, limits. Texts become messages here. No torch."""
+"""A model as the server process knows it: checkpoint, tokenizer, limits. Prompts become messages here. No torch."""
 
 import secrets
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from stretto.engine.checkpoint.digest import version_of
 from stretto.engine.checkpoint.headers import Checkpoint, open_checkpoint
 from stretto.engine.config import LoadSpec
-from stretto.engine.errors import CheckpointError, EmptyInput, InputTooLong, InvalidRequest, ReplyTooLarge, StrettoError
-from stretto.engine.messages import Draw, Encode, Generate, Load
+from stretto.engine.errors import CheckpointError, EmptyInput, InputTooLong, InvalidRequest, ReplyTooLarge
+from stretto.engine.inputs import EMBED_OVERFLOW, EmbedReader
+from stretto.engine.messages import Draw, Generate, Load
 from stretto.engine.requests import (
     Chat,
-    EmbedCall,
     GenerateCall,
     Overflow,
-    Pooling,
     Sampling,
     Task,
     TextPrompt,
@@ -27,19 +24,10 @@ from stretto.engine.text.chat import ChatTemplates
 from stretto.engine.text.tokenizer import Tokenizer, load_tokenizer
 from stretto.engine.text.truncation import fit
 
-EMBED_OVERFLOW = Overflow.TRUNCATE_END
 GENERATE_OVERFLOW = Overflow.ERROR
 # Of generation_config.json, what stretto does; the names are the same.
 WHOLE = ("top_k", "no_repeat_ngram_size")
 DEFAULTS = ("temperature", "top_p", "min_p", "typical_p", "repetition_penalty", *WHOLE)
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedText:
-    """One input of an Embed call, ready to be encoded."""
-
-    ids: list[int]
-    report: InputReport
 
 
 class Served:
@@ -53,6 +41,7 @@ class Served:
         self._defaults = sampling_defaults(checkpoint)
         self.limit_ids = min(tokenizer.size, checkpoint.vocab_size)
         self.card = self._card()
+        self.inputs = EmbedReader(checkpoint, tokenizer, self.card)
 
     @classmethod
     def open(cls, spec: LoadSpec) -> "Served":
@@ -146,37 +135,6 @@ class Served:
             context_bound=stopping.max_tokens is None or stopping.max_tokens > room,
         )
 
-    # Embedding
-
-    def texts(self, call: EmbedCall) -> list[PreparedText | StrettoError]:
-        """Every input as token ids or as its own error; raises where the call as a whole is wrong."""
-        width = self.checkpoint.width
-        if call.dimensions is not None and call.dimensions > width:
-            raise InvalidRequest(
-                f"config.dimensions is {call.dimensions}; {self.spec.name} has {width}.",
-                field="config.dimensions",
-            )
-        prefix = self._text_prefix(call)
-        texts = [item for item in call.inputs if isinstance(item, TextPrompt)]
-        bodies = iter(self._encode_texts(prefix, texts))
-        return [self._prepared(item, i, bodies, call) for i, item in enumerate(call.inputs)]
-
-    def encode_message(self, call: EmbedCall, message_id: int, index: int, ids: list[int]) -> Encode:
-        card, options = self.card, call.options
-        normalize = card.default_normalize if call.normalize is None else call.normalize
-        return Encode(
-            id=message_id,
-            index=index,
-            model=self.spec.name,
-            ids=ids,
-            pooling=call.pooling or card.default_pooling or Pooling.MEAN,
-            normalize=bool(normalize),
-            dimensions=call.dimensions or 0,
-            priority=options.priority,
-            deadline=options.deadline,
-            start_by=options.start_by,
-        )
-
     # Inside
 
     @property
@@ -258,60 +216,6 @@ class Served:
             if not run:
                 raise InvalidRequest(f"{path} holds {text!r}, which makes no tokens.", field=path)
         return runs
-
-    def _text_prefix(self, call: EmbedCall) -> str:
-        """What stands before every text: the call's words, the named prompt, or the checkpoint's default prompt."""
-        if call.prompt_text is not None:
-            return call.prompt_text
-        sentence = self.checkpoint.sentence
-        name = sentence.default_prompt if call.prompt_name is None else call.prompt_name
-        if not name:
-            return ""
-        if name not in sentence.prompts:
-            known = ", ".join(sorted(sentence.prompts)) or "none"
-            raise InvalidRequest(
-                f"config.prompt_name is {name!r}; the prompts of {self.spec.name} are: {known}.",
-                field="config.prompt_name",
-            )
-        return sentence.prompts[name]
-
-    def _encode_texts(self, prefix: str, texts: Sequence[TextPrompt]) -> list[list[int] | InvalidRequest]:
-        """The bodies of the texts, without special tokens; a text that can't be encoded is its own error."""
-        try:
-            return list(self.tokenizer.encode([prefix + text.text for text in texts], add_special_tokens=False))
-        except InvalidRequest as error:
-            if len(texts) == 1:
-                return [error]
-            middle = len(texts) // 2
-            return self._encode_texts(prefix, texts[:middle]) + self._encode_texts(prefix, texts[middle:])
-
-    def _prepared(
-        self,
-        item: TextPrompt | TokenPrompt | InvalidRequest,
-        index: int,
-        bodies: Iterator[list[int] | InvalidRequest],
-        call: EmbedCall,
-    ) -> PreparedText | StrettoError:
-        policy, limit = call.overflow or EMBED_OVERFLOW, self.card.max_input_tokens
-        try:
-            if isinstance(item, InvalidRequest):
-                raise item
-            if isinstance(item, TokenPrompt):
-                check_ids(item.ids, self.checkpoint.vocab_size, f"inputs[{index}].token_ids")
-                ids, cut = fit(list(item.ids), limit, policy, head=(), tail=())
-            else:
-                body = next(bodies)
-                if isinstance(body, InvalidRequest):
-                    raise body
-                ids, cut = fit(body, limit, policy, head=self.tokenizer.head, tail=self.tokenizer.tail)
-            if not ids:
-                raise EmptyInput(f"inputs[{index}] has no tokens.", field=f"inputs[{index}]")
-            self.check_encoded(ids, f"inputs[{index}]")
-            return PreparedText(ids, self.report(ids, cut))
-        except StrettoError as error:
-            if error.field is None:
-                error.field = f"inputs[{index}]"
-            return error
 
     def check_encoded(self, ids: list[int], field: str) -> None:
         """Some tokenizers have more tokens than their model: a text that uses one of those is refused, by name."""

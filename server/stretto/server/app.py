@@ -199,6 +199,7 @@ class Server:
         )
         embedding = EmbeddingService(
             self._engine,
+            self._metrics,
             max_inputs=self._settings.max_inputs,
             max_response_bytes=self._settings.max_response_bytes,
         )

@@ -30,6 +30,7 @@ from stretto.server.errors import (
     unexpected,
 )
 from stretto.server.gate import Gate
+from stretto.server.incoming import Incoming
 from stretto.server.metrics import Metrics
 from stretto.server.rates import Rates, client_of
 from stretto.server.reading import check_request_id, options_of
@@ -52,6 +53,8 @@ DEADLINE_SLACK_SECONDS = 0.1
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs only
 Method = Callable[[Any, Call], Awaitable[Message | None]]
+Decode = Callable[[bytes], Message]
+Serve = Callable[[], Awaitable[bytes | None]]
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
@@ -95,21 +98,29 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 return self._refusing(method, error)
         if not method.startswith(OURS):
             return handler
-        assert not handler.request_streaming, f"{method}: streams of requests are not served yet"
+        decode = cast(Decode, handler.request_deserializer)
+        if handler.request_streaming:
+            assert handler.response_streaming, f"{method}: no single answer to a stream is served yet"
+            converse = cast(Method, handler.stream_stream)
+
+            async def conversation(_: Any, context: Any) -> None:  # grpc's own iterator of messages has no use here
+                call = self._call(method, context, client=client, streaming=True)
+                await self._answer(call, lambda: self._streamed(call, converse, decode))
+
+            return grpc.stream_stream_rpc_method_handler(conversation)
         serve = cast(Method, handler.unary_stream if handler.response_streaming else handler.unary_unary)
-        decode = cast(Callable[[bytes], Message], handler.request_deserializer)
 
         async def answer(data: bytes, context: Any) -> bytes | None:
             call = self._call(method, context, client=client, streaming=handler.response_streaming)
-            return await self._answer(call, serve, decode, data)
+            return await self._answer(call, lambda: self._served(call, serve, decode, data))
 
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(answer)
         return grpc.unary_unary_rpc_method_handler(answer)
 
-    async def _answer(self, call: Call, serve: Method, decode: Callable[[bytes], Message], data: bytes) -> bytes | None:
+    async def _answer(self, call: Call, serve: Serve) -> bytes | None:
         try:
-            reply = await self._served(call, serve, decode, data)
+            reply = await serve()
         except StrettoError as error:
             failure = error
         except asyncio.CancelledError:  # the caller left, its deadline passed, or the server stops
@@ -150,23 +161,35 @@ class Interceptor(grpc.aio.ServerInterceptor):
             running=asyncio.current_task(),
         )
 
-    async def _served(self, call: Call, serve: Method, decode: Callable[[bytes], Message], data: bytes) -> bytes | None:
-        try:
-            request = decode(data)
-        except DecodeError:
-            raise MalformedMessage(
-                f"the {len(data)} bytes of this {call.method} request are not the message that it takes."
-            ) from None
-        options = options_of(request)
-        if options is not None and options.request_id:
-            check_request_id(options.request_id)
-            call.request_id = options.request_id
-        if self._log_prompts:
-            sent = MessageToDict(request, preserving_proto_field_name=True)
-            self._logger.info("request as sent", id=call.request_id, method=call.method, sent=sent)
+    async def _served(self, call: Call, serve: Method, decode: Decode, data: bytes) -> bytes | None:
+        request = _decoded(call, decode, data)
+        _take_id(call, request)
+        self._log_sent(call, request)
         with self._inside(call, num_bytes=len(data)):
             reply = await serve(request, call)
         return None if reply is None else call.sendable(reply)
+
+    async def _streamed(self, call: Call, serve: Method, decode: Decode) -> None:
+        """A stream goes inside before its first message: one that never sends any is refused and drained too."""
+
+        async def receive() -> Message | None:
+            data = await call.context.read()
+            if data is grpc.aio.EOF:
+                return None
+            message = _decoded(call, decode, data)
+            self._log_sent(call, message)
+            return message
+
+        with self._inside(call, num_bytes=0):
+            first = await receive()
+            if first is not None:
+                _take_id(call, first)
+            await serve(Incoming(first, receive), call)
+
+    def _log_sent(self, call: Call, message: Message) -> None:
+        if self._log_prompts:
+            sent = MessageToDict(message, preserving_proto_field_name=True)
+            self._logger.info("request as sent", id=call.request_id, method=call.method, sent=sent)
 
     @contextmanager
     def _inside(self, call: Call, *, num_bytes: int) -> Iterator[None]:
@@ -222,6 +245,23 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 facts["first_token_ms"] = _milliseconds(call.telemetry.first_token_seconds)
         facts["total_ms"] = _milliseconds(time.monotonic() - call.received)
         self._logger.info("request", **facts)
+
+
+def _decoded(call: Call, decode: Decode, data: bytes) -> Message:
+    try:
+        return decode(data)
+    except DecodeError:
+        raise MalformedMessage(
+            f"the {len(data)} bytes of this {call.method} request are not the message that it takes."
+        ) from None
+
+
+def _take_id(call: Call, request: Message) -> None:
+    """The caller's request id, where it is a good one, stands for the server's."""
+    options = options_of(request)
+    if options is not None and options.request_id:
+        check_request_id(options.request_id)
+        call.request_id = options.request_id
 
 
 def _expired(call: Call) -> bool:

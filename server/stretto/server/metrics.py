@@ -123,6 +123,10 @@ class Metrics:
         if call.telemetry and call.usage:
             self._time(model, task, call.telemetry, call.usage.completion_tokens / call.num_candidates)
 
+    def observe_inputs(self, call: Call, reports: Iterable[InputReport]) -> None:
+        """Inputs of a stream, as they come: it may have more than anybody could keep until its end."""
+        self._count_inputs(call.model, call.task, reports)
+
     def pace(self, call: Call) -> "Pace":
         """Counts one request's tokens as they come, and watches the gaps between them."""
         tokens = self._answers.tokens.labels(call.model, NO_ADAPTER, call.task)

@@ -1,4 +1,4 @@
-"""From the wire to the engine: GenerateRequest and EmbedRequest become GenerateCall and EmbedCall, or are refused."""
+"""From the wire to the engine: a GenerateRequest becomes a GenerateCall, or is refused; every request's options."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from stretto.engine.errors import EmptyInput, InvalidRequest
 from stretto.engine.requests import (
     SAMPLING_BOUNDS,
     Chat,
-    EmbedCall,
     GenerateCall,
     Message,
     Options,
@@ -41,6 +40,7 @@ OVERFLOW = {
     common_pb2.OVERFLOW_POLICY_TRUNCATE_END: Overflow.TRUNCATE_END,
     common_pb2.OVERFLOW_POLICY_TRUNCATE_START: Overflow.TRUNCATE_START,
     common_pb2.OVERFLOW_POLICY_TRUNCATE_MIDDLE: Overflow.TRUNCATE_MIDDLE,
+    common_pb2.OVERFLOW_POLICY_CHUNK: Overflow.CHUNK,
 }
 
 POOLING = {
@@ -51,6 +51,7 @@ POOLING = {
     common_pb2.POOLING_TYPE_LAST_TOKEN: Pooling.LAST_TOKEN,
     common_pb2.POOLING_TYPE_WEIGHTED_MEAN: Pooling.WEIGHTED_MEAN,
     common_pb2.POOLING_TYPE_MEAN_SQRT_LEN: Pooling.MEAN_SQRT_LEN,
+    common_pb2.POOLING_TYPE_NONE: Pooling.NONE,
 }
 
 
@@ -71,6 +72,8 @@ def options_of(request: Protobuf) -> common_pb2.RequestOptions | None:
         return request.request.options
     if isinstance(request, generation_pb2.GenerateRequest | generation_pb2.ScoreRequest | embedding_pb2.EmbedRequest):
         return request.options
+    if isinstance(request, embedding_pb2.EmbedStreamRequest):
+        return request.config.options
     return None
 
 
@@ -116,32 +119,13 @@ def generate_call(
         sampling=_sampling(request.config.sampling),
         stopping=_stopping(request.config.stopping),
         output=_output(request.config.output),
-        options=_options(request.options, call),
+        options=call_options(request.options, call),
         overflow=OVERFLOW[request.overflow_policy],
         max_prompt_tokens=request.max_prompt_tokens or None,
         expected_version=request.expected_model_version,
         response_prefix=_prefix(request.response_prefix),
         resume_after=tuple(tuple(each.ids) for each in request.resume_after),
         progress=progress,
-    )
-
-
-def embed_call(request: embedding_pb2.EmbedRequest, model: str, call: Call) -> EmbedCall:
-    config = request.config
-    refusals.refuse_adapter(request.adapter)
-    refusals.refuse(request, refusals.EMBED)
-    for name in ("pooling", "encoding", "overflow_policy"):
-        refusals.refuse_unknown(config, name, f"config.{name}")
-    return EmbedCall(
-        model=model,
-        inputs=tuple(_input(each, f"inputs[{place}]") for place, each in enumerate(request.inputs)),
-        options=_options(request.options, call),
-        pooling=POOLING[config.pooling],
-        normalize=config.normalize if config.HasField("normalize") else None,
-        dimensions=config.dimensions if config.HasField("dimensions") else None,
-        prompt_name=config.prompt_name if config.HasField("prompt_name") else None,
-        prompt_text=config.prompt_text if config.HasField("prompt_text") else None,
-        overflow=OVERFLOW[config.overflow_policy],
     )
 
 
@@ -159,7 +143,7 @@ def score_call(request: generation_pb2.ScoreRequest, model: str, call: Call) -> 
     return ScoreCall(
         model=model,
         items=tuple(_score_item(each, f"items[{place}]") for place, each in enumerate(request.items)),
-        options=_options(request.options, call),
+        options=call_options(request.options, call),
         overflow=policy,
         with_tokens=request.include_token_logprobs,
     )
@@ -169,12 +153,12 @@ def _score_item(item: generation_pb2.ScoreItem, path: str) -> ScoreItem | Invali
     """One item, or why it is none: the error stands in its place, and the others are scored."""
     context: TextPrompt | TokenPrompt | InvalidRequest | None = None
     if item.context.WhichOneof("input") or item.context.HasField("text_pair"):
-        context = _input(item.context, f"{path}.context")
+        context = _scored_text(item.context, f"{path}.context")
     if isinstance(context, InvalidRequest):
         return context
     texts = list[TextPrompt | TokenPrompt]()
     for place, each in enumerate(item.continuations):
-        text = _input(each, f"{path}.continuations[{place}]")
+        text = _scored_text(each, f"{path}.continuations[{place}]")
         if isinstance(text, InvalidRequest):
             return text
         texts.append(text)
@@ -276,7 +260,7 @@ def _output(config: generation_pb2.OutputConfig) -> Output:
     )
 
 
-def _options(options: common_pb2.RequestOptions, call: Call) -> Options:
+def call_options(options: common_pb2.RequestOptions, call: Call) -> Options:
     if not MIN_PRIORITY <= options.priority <= MAX_PRIORITY:
         raise InvalidRequest(
             f"options.priority must be in [{MIN_PRIORITY}, {MAX_PRIORITY}]; got {options.priority}.",
@@ -310,11 +294,23 @@ def _seconds(duration: Duration, path: str) -> float:
     return seconds
 
 
-def _input(given: common_pb2.TextInput, path: str) -> TextPrompt | TokenPrompt | InvalidRequest:
+def text_input(given: common_pb2.TextInput, path: str) -> TextPrompt | TokenPrompt | InvalidRequest:
     """One input, or why it is none: the error stands in its place, and the others are computed."""
-    if given.HasField("text_pair"):
-        return InvalidRequest(f"{path}.text_pair is not supported yet in Embed.", field=f"{path}.text_pair")
     kind = given.WhichOneof("input")
     if kind is None:
         return EmptyInput(f"{path} is empty; set one of text and token_ids.", field=path)
-    return TextPrompt(text=given.text) if kind == "text" else TokenPrompt(ids=tuple(given.token_ids.ids))
+    pair = given.text_pair if given.HasField("text_pair") else None
+    if kind == "text":
+        return TextPrompt(text=given.text, pair=pair)
+    if pair is not None:
+        return InvalidRequest(
+            f"{path}.text_pair is set, and the first text is token_ids: a pair is of two texts.",
+            field=f"{path}.text_pair",
+        )
+    return TokenPrompt(ids=tuple(given.token_ids.ids))
+
+
+def _scored_text(given: common_pb2.TextInput, path: str) -> TextPrompt | TokenPrompt | InvalidRequest:
+    if given.HasField("text_pair"):
+        return InvalidRequest(f"{path}.text_pair is set; Score reads single texts only.", field=f"{path}.text_pair")
+    return text_input(given, path)

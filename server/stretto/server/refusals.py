@@ -11,7 +11,7 @@ from typing import Final
 from google.protobuf.message import Message
 
 from stretto.engine.errors import AdapterNotFound, InvalidRequest
-from stretto.v1 import common_pb2, embedding_pb2
+from stretto.v1 import common_pb2
 
 Neutral = tuple[object, ...]
 
@@ -25,21 +25,11 @@ GENERATE: Final[Mapping[str, Neutral]] = {
     **OPTIONS,
 }
 
-EMBED: Final[Mapping[str, Neutral]] = {
-    "config.chunking": (),
-    "config.layer": (-1,),
-    "config.encoding": (
-        embedding_pb2.EMBEDDING_ENCODING_UNSPECIFIED,
-        embedding_pb2.EMBEDDING_ENCODING_FLOAT32,
-    ),
-    **OPTIONS,
-}
+EMBED: Final[Mapping[str, Neutral]] = OPTIONS
 
 # Values of enums that are known and not yet done; their fields are honoured otherwise.
 NOT_YET: Final[Mapping[str, frozenset[int]]] = {
     "overflow_policy": frozenset({common_pb2.OVERFLOW_POLICY_CHUNK}),
-    "config.overflow_policy": frozenset({common_pb2.OVERFLOW_POLICY_CHUNK}),
-    "config.pooling": frozenset({common_pb2.POOLING_TYPE_NONE, common_pb2.POOLING_TYPE_SPARSE}),
 }
 
 

@@ -1,9 +1,10 @@
 """
-The private twin of EmbedResponse, whose vectors are `bytes` where the published ones are `repeated float`.
+The private twins of Embed's and EmbedStream's replies, whose vectors are `bytes` where the published ones are
+`repeated float`.
 
 A packed `repeated float` and a `bytes` field of little-endian float32 are the same bytes on the wire, and a numpy row
-goes into `bytes` several hundred times faster. The twin is derived from the published descriptor, so that it cannot
-fall behind it; its messages live in a pool of their own and mix with the published ones only as serialised bytes.
+goes into `bytes` several hundred times faster. The twins are derived from the published descriptor, so that they cannot
+fall behind it; their messages live in a pool of their own and mix with the published ones only as serialised bytes.
 """
 
 from typing import Any
@@ -18,14 +19,14 @@ from stretto.v1 import embedding_pb2
 Field = descriptor_pb2.FieldDescriptorProto
 
 
-def embed_response_class() -> Any:
-    """The class of the twin; `Any`, since it is made at run time and looks like EmbedResponse but for `values`."""
+def twin_class(name: str) -> Any:
+    """The twin of a message of embedding.proto; `Any`, since it is made at run time and differs in `values` alone."""
     pool = DescriptorPool()
     published = embedding_pb2.DESCRIPTOR
     for dependency in _dependencies(published):
         pool.AddSerializedFile(dependency.serialized_pb)
     pool.Add(_with_bytes(published))
-    return GetMessageClass(pool.FindMessageTypeByName("stretto.v1.EmbedResponse"))
+    return GetMessageClass(pool.FindMessageTypeByName(f"stretto.v1.{name}"))
 
 
 def _dependencies(file: FileDescriptor) -> list[FileDescriptor]:

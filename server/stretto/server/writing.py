@@ -143,7 +143,7 @@ def report(read: InputReport) -> common_pb2.InputReport:
     return common_pb2.InputReport(
         token_count=read.token_count,
         truncated_tokens=read.truncated_tokens,
-        chunk_count=1,
+        chunk_count=read.chunk_count,
         unknown_token_count=read.unknown_token_count,
     )
 

@@ -1,10 +1,12 @@
 """BERT and its sentence encoders: learned positions and segments, norms after each residual, attention both ways."""
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 from stretto.engine.attention import Attend, Spec
 from stretto.engine.families.bert import BertConfig
-from stretto.engine.models.parts import MLP, Embed, LinearResidual, Norm, NormLinear, Rows
+from stretto.engine.models.parts import MLP, Embed, LinearResidual, Norm, NormLinear, Rows, last
 
 
 class Block(nn.Module):
@@ -55,11 +57,15 @@ class Bert(nn.Module):
     def specs(self) -> tuple[Spec, ...]:
         return tuple(block.spec for block in self.blocks if isinstance(block, Block))
 
-    def forward(self, rows: Rows, attend: Attend) -> Tensor:
+    def states(self, rows: Rows, attend: Attend) -> Iterator[Tensor]:
         x: Tensor = self.embed(rows)
+        yield x
         for block in self.blocks:
             x = block(x, rows, attend)
-        return x
+            yield x
+
+    def forward(self, rows: Rows, attend: Attend) -> Tensor:
+        return last(self.states(rows, attend))
 
 
 def build(config: BertConfig) -> Bert:

@@ -1,10 +1,12 @@
 """Llama and what is built like it: RMS norms before, rotary positions, grouped heads, a gated MLP."""
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 from stretto.engine.attention import Attend, Spec
 from stretto.engine.families.llama import LlamaConfig
-from stretto.engine.models.parts import MLP, Embed, Head, LinearResidual, Norm, NormLinear, Rows
+from stretto.engine.models.parts import MLP, Embed, Head, LinearResidual, Norm, NormLinear, Rows, last
 
 
 class Block(nn.Module):
@@ -58,12 +60,15 @@ class Llama(nn.Module):
     def specs(self) -> tuple[Spec, ...]:
         return tuple(block.spec for block in self.blocks if isinstance(block, Block))
 
-    def forward(self, rows: Rows, attend: Attend) -> Tensor:
+    def states(self, rows: Rows, attend: Attend) -> Iterator[Tensor]:
         x: Tensor = self.embed(rows)
         for block in self.blocks:
+            yield x
             x = block(x, rows, attend)
-        x = self.norm(x)
-        return x
+        yield self.norm(x)
+
+    def forward(self, rows: Rows, attend: Attend) -> Tensor:
+        return last(self.states(rows, attend))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every id, float32 [rows, vocabulary]."""

@@ -7,7 +7,8 @@ rows that it computes, even where plain torch needs nothing of them: a fast one 
 Shapes: T rows (any leading dims), H heads of one product, D head size.
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -32,6 +33,11 @@ class Rows:
     ids: Tensor
     positions: Tensor
     segments: Tensor | None = None
+
+
+def last(states: Iterable[Tensor]) -> Tensor:
+    """The last of a model's hidden states, the others given up as they are passed."""
+    return deque(states, maxlen=1).pop()
 
 
 class Norm(nn.Module):

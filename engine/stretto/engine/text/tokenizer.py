@@ -13,6 +13,7 @@ from stretto.engine.checkpoint.headers import Checkpoint
 from stretto.engine.errors import CheckpointError, InvalidRequest
 from stretto.engine.text.detokenizer import Detokenizer
 from stretto.engine.text.gguf_tokenizer import read_gguf_tokenizer
+from stretto.engine.text.pairs import pair_template
 from stretto.engine.text.special_tokens import (
     end_ids,
     further_in_config,
@@ -34,6 +35,7 @@ class Tokenizer:
 
     `size` is the largest id and one. `head` and `tail` are the special tokens that wrap one text. `special_ids` are the
     control tokens. `unknown_id` is what stands for text that the vocabulary cannot spell, where there is such text.
+    `pair` is how two texts are put together, where they can be told apart.
     """
 
     def __init__(self, library: tokenizers.Tokenizer, *, bos_id: int | None, eos_ids: frozenset[int]) -> None:
@@ -50,6 +52,7 @@ class Tokenizer:
         self._spelling = byte_spelling(library.decoder)
         self._bytes: dict[int, bytes] = {}
         self.head, self.tail = _wrapping(library)
+        self.pair = pair_template(library)
 
     @property
     def generates(self) -> bool:
