@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor as Kind
 
 from stretto.engine.errors import AdapterNotFound, InvalidRequest, StrettoError
-from stretto.server import reading, refusals
+from stretto.server import embed_reading, reading, refusals
 from stretto.server.call import Call
 from stretto.v1 import common_pb2, embedding_pb2, generation_pb2
 
@@ -40,6 +40,7 @@ VALUES = {
     "chat.add_generation_prompt": False,
     "config.layer": -2,
     "config.encoding": embedding_pb2.EMBEDDING_ENCODING_FLOAT16,
+    "config.chunking.aggregation": common_pb2.CHUNK_AGGREGATION_MEAN,
 }
 
 
@@ -57,6 +58,7 @@ def leaves(descriptor, prefix=""):
 GENERATE = dict(leaves(generation_pb2.GenerateRequest.DESCRIPTOR))
 EMBED = dict(leaves(embedding_pb2.EmbedRequest.DESCRIPTOR))
 SCORE = dict(leaves(generation_pb2.ScoreRequest.DESCRIPTOR))
+EMBED_STREAM = dict(leaves(embedding_pb2.EmbedStreamConfig.DESCRIPTOR))
 STREAM = {
     path: field
     for path, field in leaves(generation_pb2.GenerateStreamRequest.DESCRIPTOR)
@@ -123,8 +125,26 @@ def read_generate(request):
 def read_embed(request):
     options = reading.options_of(request)
     reading.check_request_id(options.request_id)
-    asked = reading.embed_call(request, request.model, call())
-    return asked, options.request_id, options.include_telemetry
+    asked = embed_reading.embed_call(request, request.model, call())
+    return asked, embed_reading.encoding_of(request.config), options.request_id, options.include_telemetry
+
+
+def read_embed_stream(opening):
+    options = reading.options_of(embedding_pb2.EmbedStreamRequest(config=opening))
+    reading.check_request_id(options.request_id)
+    asked = embed_reading.stream_call(opening, opening.model, call())
+    return asked, embed_reading.encoding_of(opening.config), options.request_id, options.include_telemetry
+
+
+def embed_request(path=""):
+    request = embedding_pb2.EmbedRequest(inputs=[common_pb2.TextInput(text="a")])
+    if path.startswith("config.chunking."):
+        request.config.overflow_policy = common_pb2.OVERFLOW_POLICY_CHUNK
+    return request
+
+
+def embed_opening(path=""):
+    return embedding_pb2.EmbedStreamConfig(config=embed_request(path).config)
 
 
 def read_score(request):
@@ -163,12 +183,14 @@ def test_every_field_of_generate_is_refused_by_name_or_has_an_effect(path):
         assert after != before
 
 
-@pytest.mark.parametrize("path", [path for path in EMBED if path != "inputs"])
-def test_every_field_of_embed_is_refused_by_name_or_has_an_effect(path):
-    request = embedding_pb2.EmbedRequest(inputs=[common_pb2.TextInput(text="a")])
-    before = outcome(read_embed, request)
+@pytest.mark.parametrize(("read", "make"), [(read_embed, embed_request), (read_embed_stream, embed_opening)])
+@pytest.mark.parametrize("path", EMBED_STREAM)
+def test_every_field_of_embed_and_its_stream_is_refused_by_name_or_has_an_effect(read, make, path):
+    assert {*EMBED_STREAM} == {*EMBED} - {"inputs"}
+    request = make(path)
+    before = outcome(read, request)
     put(request, path, other_than_default(path, EMBED[path]))
-    after = outcome(read_embed, request)
+    after = outcome(read, request)
     if refused := refused_path(path, refusals.EMBED):
         assert after.field == refused
         assert path == "adapter" or "not supported yet" in after.message
@@ -244,9 +266,8 @@ def test_every_row_of_the_tables_is_a_field_that_exists(path):
 
 @pytest.mark.parametrize("field", ["text", "token_ids", "text_pair"])
 def test_every_field_of_an_input_has_an_effect_of_its_own(field):
-    """`text_pair` fails alone, which test_embedding.py shows on the wire."""
     assert {each.name for each in common_pb2.TextInput.DESCRIPTOR.fields} == {"text", "token_ids", "text_pair"}
-    request = embedding_pb2.EmbedRequest(inputs=[common_pb2.TextInput(text="a")])
+    request = embed_request()
     before = read_embed(request)
     put(request.inputs[0], field, common_pb2.TokenIds(ids=[1]) if field == "token_ids" else "b")
     assert read_embed(request) != before
@@ -256,7 +277,7 @@ def test_every_field_of_an_input_has_an_effect_of_its_own(field):
     ("table", "read", "make"),
     [
         (refusals.GENERATE, read_generate, lambda: generation_pb2.GenerateRequest(text="a")),
-        (refusals.EMBED, read_embed, lambda: embedding_pb2.EmbedRequest(inputs=[common_pb2.TextInput(text="a")])),
+        (refusals.EMBED, read_embed, embed_request),
     ],
 )
 def test_values_that_change_nothing_are_accepted(table, read, make):
@@ -344,19 +365,33 @@ def test_a_list_of_sampling_is_bounded_in_number_and_value(sampling, path, said)
     ("path", "value"),
     [
         ("config.pooling", 99),
-        ("config.pooling", common_pb2.POOLING_TYPE_NONE),
         ("config.pooling", common_pb2.POOLING_TYPE_SPARSE),
         ("config.encoding", 99),
-        ("config.overflow_policy", common_pb2.OVERFLOW_POLICY_CHUNK),
+        ("config.overflow_policy", 99),
         ("config.dimensions", 0),
+        ("config.chunking", common_pb2.ChunkingConfig()),
+        ("config.chunking.aggregation", 99),
+        ("config.chunking.max_chunks", 1025),
     ],
 )
 def test_a_value_that_embed_has_not_is_refused_by_its_path(path, value):
-    request = embedding_pb2.EmbedRequest(inputs=[common_pb2.TextInput(text="a")])
+    request = embed_request(path)
     put(request, path, value)
     with pytest.raises(InvalidRequest) as caught:
         read_embed(request)
     assert caught.value.field == path
+
+
+@pytest.mark.parametrize("aggregation", [*set(embed_reading.AGGREGATION) - {common_pb2.CHUNK_AGGREGATION_NONE}])
+def test_what_keeps_a_vector_a_token_cannot_combine_chunks(aggregation):
+    request = embed_request("config.chunking.aggregation")
+    request.config.pooling = common_pb2.POOLING_TYPE_NONE
+    request.config.chunking.aggregation = aggregation
+    with pytest.raises(InvalidRequest) as caught:
+        read_embed(request)
+    assert caught.value.field == "config.chunking.aggregation"
+    request.config.chunking.aggregation = common_pb2.CHUNK_AGGREGATION_NONE
+    read_embed(request)
 
 
 def test_a_template_argument_that_is_no_number_is_refused():
