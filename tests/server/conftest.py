@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
-from stretto.engine.errors import DeadlineExpired, EmptyInput, ModelNotFound, StrettoError
+from stretto.engine.errors import DeadlineExpired, EmptyInput, EngineLost, ModelNotFound, Overloaded, StrettoError
 from stretto.engine.requests import (
     Chat,
     EmbedCall,
@@ -222,11 +222,13 @@ class StandIn:
         )
 
     def check_embed(self, call: EmbedCall) -> None:
-        if self.refusal:
+        if self.refusal and not isinstance(self.refusal, Overloaded | EngineLost):  # those come and go
             raise self.refusal
 
     async def embed(self, call: EmbedCall) -> EmbedAnswer:
-        """The vector of a text is (its length, 1, 2, ...); an empty one fails, alone."""
+        """The vector of a text is (its length, 1, 2, ...), once for each character where nothing is pooled; an empty
+        one fails, alone.
+        """
         self.calls.append(call)
         if self.refusal:
             raise self.refusal
@@ -246,9 +248,12 @@ class StandIn:
                 name = call.name_of(place)
                 results.append(EmptyInput(f"{name} is empty.", field=name))
                 continue
-            vector = np.array([length, *range(1, dimensions)], "<f4")
+            vectors = np.array([length, *range(1, dimensions)], "<f4").tobytes()
             report = InputReport(token_count=length, unknown_token_count=1)
-            results.append(Embedding(vectors=vector.tobytes(), dimensions=dimensions, report=report))
+            ids = tuple(range(length)) if call.pooling is Pooling.NONE else ()
+            results.append(
+                Embedding(vectors=vectors * (len(ids) or 1), dimensions=dimensions, report=report, token_ids=ids)
+            )
         usage = Usage(prompt_tokens=sum(each.report.token_count for each in results if isinstance(each, Embedding)))
         return EmbedAnswer(results=tuple(results), usage=usage, telemetry=_telemetry(call.options.received))
 

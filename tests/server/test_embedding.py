@@ -40,7 +40,7 @@ async def test_bad_inputs_fail_alone_with_their_place_and_reason(running):
     inputs = [
         *texts("abc", ""),
         common_pb2.TextInput(),
-        common_pb2.TextInput(text="a", text_pair="b"),
+        common_pb2.TextInput(token_ids=common_pb2.TokenIds(ids=[1]), text_pair="b"),
         *texts("ab"),
     ]
     results = (await running.embedding.Embed(pb.EmbedRequest(inputs=inputs))).results
@@ -80,6 +80,47 @@ async def test_too_many_inputs_are_refused_before_anything_is_made_of_them(serve
             await running.embedding.Embed(pb.EmbedRequest(inputs=[common_pb2.TextInput()] * 100_000))
         assert "holds 100000 texts; the limit is 10" in caught.value.details()
         assert not running.engine.calls
+
+
+async def test_a_reply_that_many_vectors_a_text_could_fill_tells_the_engine_how_many_it_holds(serve):
+    limit = 65_536
+    async with serve(max_response_bytes=limit) as running:
+        running.engine.put("reader", embedding_dimensions=100)
+        config = pb.EmbedConfig(pooling=common_pb2.POOLING_TYPE_NONE, encoding=pb.EMBEDDING_ENCODING_INT8)
+        await running.embedding.Embed(pb.EmbedRequest(inputs=texts("a"), config=config))
+        room = running.engine.calls[-1].max_vectors
+        answer = await running.embedding.Embed(pb.EmbedRequest(inputs=texts("a" * room), config=config))
+        assert len(answer.results[0].embedding.vectors) == room
+        assert limit * 0.8 < answer.ByteSize() <= limit
+
+
+async def test_a_vector_a_token_comes_with_the_tokens(running):
+    config = pb.EmbedConfig(pooling=common_pb2.POOLING_TYPE_NONE)
+    (result,) = (await running.embedding.Embed(pb.EmbedRequest(inputs=texts("abc"), config=config))).results
+    assert [list(vector.values) for vector in result.embedding.vectors] == [[3, 1, 2, 3]] * 3
+    assert list(result.embedding.token_ids.ids) == [0, 1, 2]
+
+
+async def test_a_vector_that_an_encoding_cannot_hold_fails_alone(running):
+    config = pb.EmbedConfig(encoding=pb.EMBEDDING_ENCODING_FLOAT16)
+    inputs = texts("a" * 70_000, "a")
+    bad, good = (await running.embedding.Embed(pb.EmbedRequest(inputs=inputs, config=config))).results
+    assert "FLOAT16 goes to 65504" in bad.error.message
+    assert np.frombuffer(good.embedding.vectors[0].data, "<f2").tolist() == [1, 1, 2, 3]
+
+
+async def test_what_no_model_here_can_pool_is_refused_by_the_model(running):
+    config = pb.EmbedConfig(pooling=common_pb2.POOLING_TYPE_SPARSE)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await running.embedding.Embed(pb.EmbedRequest(inputs=texts("a"), config=config))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert re.search("needs a masked-LM head; reader has none.* cls, mean", caught.value.details())
+
+
+async def test_an_empty_request_is_refused(running):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await running.embedding.Embed(pb.EmbedRequest())
+    assert "inputs is empty" in caught.value.details()
 
 
 async def test_telemetry_comes_only_when_asked_for(running):
