@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -56,6 +57,9 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return theirs, Encoder(ours, CPU)
 
 
+ONE = list(THEIR_NAMES)  # the poolings that make one vector
+
+
 def texts_of(poolings: list[Pooling], **wishes: Any) -> list[Encode]:
     chance = torch.Generator().manual_seed(1)
     return [
@@ -87,7 +91,7 @@ def vectors(encoder: Encoder, texts: list[Encode]) -> list[Tensor]:
     return [torch.from_numpy(np.frombuffer(one, "<f4").copy()) for one in got if one is not None]
 
 
-@pytest.mark.parametrize("pooling", Pooling)
+@pytest.mark.parametrize("pooling", ONE)
 def test_each_pooling_is_that_of_sentence_transformers(pair: tuple[PreTrainedModel, Encoder], pooling: Pooling) -> None:
     theirs, encoder = pair
     texts = texts_of([pooling] * 6)
@@ -97,9 +101,69 @@ def test_each_pooling_is_that_of_sentence_transformers(pair: tuple[PreTrainedMod
 
 def test_texts_of_one_batch_may_be_pooled_differently(pair: tuple[PreTrainedModel, Encoder]) -> None:
     theirs, encoder = pair
-    texts = texts_of([*Pooling, *Pooling])
+    texts = texts_of([*ONE, *ONE])
     for text, vector in zip(texts, vectors(encoder, texts), strict=True):
         torch.testing.assert_close(vector, their_vector(theirs, text), atol=1e-4, rtol=0)
+
+
+def their_states(model: PreTrainedModel, text: Encode) -> tuple[Tensor, ...]:
+    segments = {"token_type_ids": torch.tensor([text.segments])} if text.segments else {}
+    with torch.inference_mode():
+        states: tuple[Tensor, ...] = model(
+            torch.tensor([text.ids]), output_hidden_states=True, **segments
+        ).hidden_states
+    return tuple(state[0] for state in states)
+
+
+def test_every_token_keeps_its_vector_where_nothing_is_pooled(pair: tuple[PreTrainedModel, Encoder]) -> None:
+    theirs, encoder = pair
+    texts = texts_of(
+        [Pooling.NONE, Pooling.MEAN, Pooling.NONE, Pooling.NONE, Pooling.CLS], dimensions=5, normalize=True
+    )
+    got = vectors(encoder, texts)
+    for text, vector in zip(texts, got, strict=True):
+        if text.pooling == Pooling.NONE:
+            want = torch.nn.functional.normalize(their_states(theirs, text)[-1][:, :5], dim=-1)
+            torch.testing.assert_close(vector.view(-1, 5), want, atol=1e-4, rtol=0)
+        else:
+            torch.testing.assert_close(vector, vectors(encoder, [text])[0], atol=1e-5, rtol=0)
+
+
+def test_texts_of_one_batch_may_be_of_different_layers(pair: tuple[PreTrainedModel, Encoder]) -> None:
+    theirs, encoder = pair
+    layers = [0, 1, 2, -1, -2, -3]
+    texts = [
+        msgspec.structs.replace(text, layer=n) for text, n in zip(texts_of([Pooling.NONE] * 6), layers, strict=True)
+    ]
+    for text, vector in zip(texts, vectors(encoder, texts), strict=True):
+        torch.testing.assert_close(vector.view(-1, WIDTH), their_states(theirs, text)[text.layer], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("layers", "computed"), [([0, 0], 0), ([1, 0], 1), ([-1, 0], 2)])
+def test_layers_above_the_highest_that_is_asked_are_not_computed(
+    pair: tuple[PreTrainedModel, Encoder], layers: list[int], computed: int
+) -> None:
+    _, encoder = pair
+    ran: list[int] = []
+    model: Any = encoder._model
+    for number, block in enumerate(model.blocks):
+        block.register_forward_hook(lambda *_, number=number: ran.append(number))
+    texts = texts_of([Pooling.MEAN] * 2)
+    encoder.run([msgspec.structs.replace(text, layer=layer) for text, layer in zip(texts, layers, strict=True)])
+    assert ran == list(range(computed))
+
+
+def test_segments_are_those_of_transformers_also_beside_texts_without(tmp_path: Path) -> None:
+    theirs = theirs_of("bert")
+    theirs.save_pretrained(tmp_path)
+    ours: Any = build(open_checkpoint(tmp_path), dtype=torch.float32, device=CPU)
+    plain, paired, other = texts_of([Pooling.NONE] * 3)
+    paired = msgspec.structs.replace(plain, segments=[0] * 3 + [1] * 4)
+    texts = [plain, paired, other]
+    got = vectors(Encoder(ours, CPU), texts)
+    for text, vector in zip(texts, got, strict=True):
+        torch.testing.assert_close(vector.view(-1, WIDTH), their_states(theirs, text)[-1], atol=1e-4, rtol=0)
+    assert not torch.allclose(got[0], got[1], atol=1e-2)
 
 
 def test_a_text_has_the_same_vector_alone_and_in_company(pair: tuple[PreTrainedModel, Encoder]) -> None:
@@ -156,7 +220,7 @@ def test_a_text_that_is_no_number_fails_alone(pair: tuple[PreTrainedModel, Encod
     assert got == [None if index in broken else vector for index, vector in enumerate(clean)]
 
 
-@pytest.mark.parametrize("kind", Pooling)
+@pytest.mark.parametrize("kind", ONE)
 def test_pooling_makes_every_tensor_where_the_hidden_states_are(kind: Pooling) -> None:
     """The meta device stands for a GPU: an operator that met a tensor of the host's would raise."""
     hidden = torch.empty(9, WIDTH, device="meta")
