@@ -10,15 +10,19 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from stretto.engine.attention import Packed
 from stretto.engine.checkpoint.headers import open_checkpoint
+from stretto.engine.config import LoadSpec
 from stretto.engine.encoder import Encoder
+from stretto.engine.errors import InvalidRequest
 from stretto.engine.messages import Encode
 from stretto.engine.models.loading import build
 from stretto.engine.models.parts import Rows
+from stretto.engine.requests import EmbedCall, Options, TextPrompt
 from stretto.engine.rotary import Rotary
+from stretto.engine.served import Served
 
 CPU = torch.device("cpu")
 PROMPTS = (
@@ -133,3 +137,50 @@ def test_vectors_of_minilm_are_those_of_sentence_transformers(minilm: Path) -> N
     alone = Encoder(model, CPU).run(texts[:1])[0]
     assert alone is not None
     np.testing.assert_allclose(np.frombuffer(alone, "<f4"), got[0], atol=1e-6)
+
+
+def test_every_layer_of_minilm_is_that_of_transformers(minilm: Path) -> None:
+    reference = AutoModel.from_pretrained(minilm)
+    encoder = Encoder(build(open_checkpoint(minilm), dtype=torch.float32, device=CPU), CPU)
+    ids = [101, 2129, 2079, 1045, 25141, 2026, 20786, 1029, 102]
+    with torch.inference_mode():
+        states = reference(torch.tensor([ids]), output_hidden_states=True).hidden_states
+    assert len(states) == 7
+    texts = [
+        Encode(id=1, index=layer, model="m", ids=ids, layer=layer, pooling="none", normalize=False)
+        for layer in range(-7, 7)
+    ]
+    for text, vectors in zip(texts, encoder.run(texts), strict=True):
+        assert vectors is not None
+        got = np.frombuffer(vectors, "<f4").reshape(len(ids), -1)
+        np.testing.assert_allclose(got, states[text.layer][0].numpy(), atol=1e-4)
+
+
+def test_prompts_of_minilm_stand_before_its_texts_as_sentence_transformers_has_them(
+    minilm: Path, tmp_path: Path
+) -> None:
+    for path in minilm.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    settings = tmp_path / "config_sentence_transformers.json"
+    settings.unlink(missing_ok=True)
+    settings.write_text('{"prompts": {"query": "Find: ", "passage": ""}, "default_prompt_name": "query"}')
+    reference = SentenceTransformer(str(tmp_path), device="cpu")
+    encoder = Encoder(build(open_checkpoint(tmp_path), dtype=torch.float32, device=CPU), CPU)
+    served = Served.open(LoadSpec(name="m", path=tmp_path, source="m"))
+
+    def ours(**prompt: Any) -> Any:
+        options = Options(request_id="r", received=0.0)
+        call = EmbedCall(model="m", inputs=(TextPrompt(text=TEXTS[0]),), options=options, **prompt)
+        rules = served.inputs.rules(call)
+        (vector,) = encoder.run(served.inputs.messages(call, rules, 1, served.inputs.read(call, rules)))
+        assert vector is not None
+        return np.frombuffer(vector, "<f4")
+
+    np.testing.assert_allclose(ours(), reference.encode(TEXTS[0]), atol=1e-5)
+    np.testing.assert_allclose(ours(prompt_name="query"), reference.encode(TEXTS[0], prompt_name="query"), atol=1e-5)
+    np.testing.assert_allclose(ours(prompt_name="passage"), reference.encode(TEXTS[0], prompt=""), atol=1e-5)
+    np.testing.assert_allclose(ours(prompt_text="Say: "), reference.encode(TEXTS[0], prompt="Say: "), atol=1e-5)
+    assert not np.allclose(ours(prompt_name="passage"), ours(), atol=1e-2)
+    with pytest.raises(InvalidRequest, match="the prompts of m are: passage, query") as caught:
+        ours(prompt_name="other")
+    assert caught.value.field == "config.prompt_name"
