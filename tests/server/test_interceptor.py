@@ -18,6 +18,7 @@ METHODS = {
     "/stretto.v1.GenerationService/Generate": "unary_unary",
     "/stretto.v1.GenerationService/GenerateStream": "unary_stream",
     "/stretto.v1.EmbeddingService/Embed": "unary_unary",
+    "/stretto.v1.EmbeddingService/EmbedStream": "stream_stream",
     "/stretto.v1.ModelService/GetModel": "unary_unary",
 }
 
@@ -39,8 +40,9 @@ async def failed(call):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("data", [b"\xff\xff\xff", b"\x0a\x05ab", b"\x0a\x02\xff\xfe"])
 async def test_bytes_that_are_no_message_are_an_invalid_argument(running, method, data):
-    call = getattr(running.channel, METHODS[method])(method)(data)
-    error = await failed(call.read() if METHODS[method] == "unary_stream" else call)
+    kind = METHODS[method]
+    call = getattr(running.channel, kind)(method)(iter([data]) if kind == "stream_stream" else data)
+    error = await failed(call.read() if kind.endswith("stream") else call)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     trailing = dict(error.trailing_metadata())
     info = error_details_pb2.ErrorInfo()

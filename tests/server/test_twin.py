@@ -60,6 +60,15 @@ def test_what_the_published_message_writes_the_twin_reads():
     assert b"".join(result.embedding.vectors[0].values for result in read.results) == vectors().tobytes()
 
 
+def test_a_result_of_a_stream_is_read_as_the_published_message_too():
+    (vector, *_) = vectors()
+    made = twin_class("EmbedStreamResponse")()
+    made.item.item_id = "mine"
+    made.item.result.embedding.vectors.add(values=vector.tobytes(), encoding=1, dimensions=len(vector))
+    read = embedding_pb2.EmbedStreamResponse.FromString(made.SerializeToString())
+    assert (read.item.item_id, list(read.item.result.embedding.vectors[0].values)) == ("mine", vector.tolist())
+
+
 def test_the_two_differ_in_nothing_but_the_one_field():
     ours, theirs = twin_class("EmbedResponse").DESCRIPTOR.file, embedding_pb2.DESCRIPTOR
     assert ours.message_types_by_name.keys() == theirs.message_types_by_name.keys()

@@ -53,11 +53,13 @@ class Encoder:
         if any(text.segments for text in texts):
             rows = replace(rows, segments=self._row([text.segments or [0] * len(text.ids) for text in texts]))
         layers = [text.layer % (len(self._model.specs) + 1) for text in texts]
-        layers_T1 = self._row([[layer] * length for layer, length in zip(layers, lengths, strict=True)])[:, None]
         hidden_TW: Tensor | None = None
         for layer, state_TW in enumerate(self._model.states(rows, attend)):
-            if layer in layers:
-                hidden_TW = state_TW if hidden_TW is None else torch.where(layers_T1 == layer, state_TW, hidden_TW)
+            if layer in layers and hidden_TW is not None:
+                own = self._row([[each == layer] * length for each, length in zip(layers, lengths, strict=True)])
+                hidden_TW = torch.where(own[:, None], state_TW, hidden_TW)
+            elif layer in layers:
+                hidden_TW = state_TW
             if layer == max(layers):
                 break
         assert hidden_TW is not None

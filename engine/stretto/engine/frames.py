@@ -2,7 +2,7 @@
 How messages cross a socket: as length-prefixed msgpack, in frames of bounded size.
 
 A frame is four bytes of length, little-endian, and that many bytes: a list of messages. It stays under FRAME_BYTES, so
-that no pile of vectors delays a token for long.
+that no pile of vectors delays a token for long; one message that is larger (a vector of each token) has its own.
 """
 
 import socket
