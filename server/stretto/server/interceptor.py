@@ -198,9 +198,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
         client = call.client or client_of(call.context.peer())
         tokens = num_bytes if call.task else 0
         with passing, self._rates.admitted(client, tokens=tokens, streaming=call.streaming) as charge:
-            yield
-            if call.usage is not None:
-                charge.correct(call.usage.prompt_tokens)
+            try:
+                yield
+            finally:  # a stream that is cancelled has had its tokens too
+                if call.usage is not None:
+                    charge.correct(call.usage.prompt_tokens)
 
     async def _fail(self, call: Call, error: StrettoError) -> NoReturn:
         """Count first, then send the status, which waits for a reader: one that stalls is not waited for either.
