@@ -275,6 +275,8 @@ async def test_vectors_that_no_reply_would_hold_are_refused_with_what_fits(engin
         ReplyTooLarge, match=r"4 inputs make 40 vectors; the reply has room for 29\. The first 2"
     ) as caught:
         await engine.embed(ask(*inputs, pooling=Pooling.NONE, max_vectors=29))
+    with pytest.raises(ReplyTooLarge):
+        await engine.embed(ask(*inputs, pooling=Pooling.NONE, max_vectors=39))
     assert (caught.value.field, caught.value.metadata["max_inputs"]) == ("inputs", "2")
     assert engine.admission.num_requests == 0
     assert len((await engine.embed(ask(*inputs, pooling=Pooling.NONE, max_vectors=40))).results) == 4

@@ -107,8 +107,9 @@ READER = replace(
 class StandIn:
     """The surface of `Engine`, with answers in the open: the n-th token of a candidate is " n" and has the id n.
 
-    A test may set: what entering raises (`refusal`), what comes after the first token (`failure`), an event that tokens
-    and vectors wait for (`go_on`), the text of a token (`piece`), and whether all tokens come at once (`piled_up`).
+    A test may set: what entering raises (`refusal`), what comes after the first token or in place of a vector
+    (`failure`), an event that tokens and vectors wait for (`go_on`), the text of a token (`piece`), and whether all
+    tokens come at once (`piled_up`).
     """
 
     def __init__(self, observe: Callable[[object], None], changed: Callable[[], None]) -> None:
@@ -244,6 +245,9 @@ class StandIn:
         for place, given in enumerate(call.inputs):
             if isinstance(given, StrettoError):
                 results.append(given)
+                continue
+            if isinstance(self.failure, StrettoError):
+                results.append(self.failure)
                 continue
             length = len(given.text if isinstance(given, TextPrompt) else given.ids)
             if length == 0:

@@ -9,7 +9,14 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
-from stretto.engine.errors import EngineLost, InvalidRequest, Overloaded
+from stretto.engine.errors import (
+    DeadlineExpired,
+    EngineFailure,
+    EngineLost,
+    InvalidRequest,
+    Overloaded,
+    QueueTimeout,
+)
 from stretto.server.announcements import Stopped, Stopping
 from stretto.server.embed_stream import CALL_ITEMS, MAX_CALLS, MAX_ITEM_ID_BYTES
 from stretto.v1 import common_pb2
@@ -237,9 +244,15 @@ async def test_no_more_is_read_than_the_window_holds_and_the_rest_is_answered_la
 
 
 async def test_where_one_text_may_fill_a_reply_each_is_asked_alone(running):
-    asked = config(config=pb.EmbedConfig(pooling=common_pb2.POOLING_TYPE_NONE))
-    *_, last = await answered(running, [asked, *(item("abc") for _ in range(50))])
-    assert last.summary.succeeded_count == 50
+    running.engine.go_on = asyncio.Event()
+    call = await opened(running, config(config=pb.EmbedConfig(pooling=common_pb2.POOLING_TYPE_NONE)))
+    for _ in range(50):
+        await call.write(item("abc"))
+    await call.done_writing()
+    await eventually(lambda: len(running.engine.calls) == MAX_CALLS)
+    running.engine.go_on.set()
+    messages = [await call.read() for _ in range(51)]
+    assert messages[-1].summary.succeeded_count == 50
     assert {len(each.inputs) for each in running.engine.calls} == {1}
     assert all(each.max_vectors_each > 1000 for each in running.engine.calls)
 
@@ -283,6 +296,28 @@ async def test_its_timeout_ends_a_stream_whether_it_waits_for_items_or_for_answe
     _, error = await failed(call)
     assert (error.code(), reason_and_field(error)[0]) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE")
     assert running.engine.num_left == len(items)
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (DeadlineExpired("late"), grpc.StatusCode.DEADLINE_EXCEEDED),
+        (QueueTimeout("late"), grpc.StatusCode.RESOURCE_EXHAUSTED),
+    ],
+)
+async def test_an_item_that_is_out_of_time_ends_the_stream_and_is_no_bad_item(running, failure, code):
+    running.engine.failure = failure
+    call = await opened(running)
+    await call.write(item("abc"))
+    before, error = await failed(call)
+    assert (before, error.code()) == ([], code)
+
+
+async def test_an_item_that_the_engine_cannot_compute_is_a_bad_item(running):
+    running.engine.failure = EngineFailure("The engine could not compute this.")
+    _, bad, end = await answered(running, [config(), item("abc")])
+    assert bad.item.result.error.code == grpc.StatusCode.INTERNAL.value[0]
+    assert end.summary.failed_count == 1
 
 
 async def test_a_lost_engine_ends_the_stream_so_that_it_can_be_tried_again(running):

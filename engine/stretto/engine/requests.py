@@ -18,6 +18,7 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_BYTES = 256
 MAX_STOP_TOKEN_IDS = 64
 MAX_PROMPT_TEXT_BYTES = 4096
+MAX_CHUNKS = 1024
 # The numbers of Sampling: the least and the most; where the least is 0, some must be above it.
 SAMPLING_BOUNDS: Mapping[str, tuple[float, float]] = {
     "temperature": (0, 100),

@@ -101,9 +101,13 @@ class Interceptor(grpc.aio.ServerInterceptor):
         decode = cast(Decode, handler.request_deserializer)
         if handler.request_streaming:
             assert handler.response_streaming, f"{method}: no single answer to a stream is served yet"
-            return grpc.stream_stream_rpc_method_handler(
-                self._conversation(method, cast(Method, handler.stream_stream), decode, client)
-            )
+            converse = cast(Method, handler.stream_stream)
+
+            async def conversation(_: Any, context: Any) -> None:  # grpc's own iterator of messages has no use here
+                call = self._call(method, context, client=client, streaming=True)
+                await self._answer(call, lambda: self._streamed(call, converse, decode))
+
+            return grpc.stream_stream_rpc_method_handler(conversation)
         serve = cast(Method, handler.unary_stream if handler.response_streaming else handler.unary_unary)
 
         async def answer(data: bytes, context: Any) -> bytes | None:
@@ -113,15 +117,6 @@ class Interceptor(grpc.aio.ServerInterceptor):
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(answer)
         return grpc.unary_unary_rpc_method_handler(answer)
-
-    def _conversation(
-        self, method: str, serve: Method, decode: Decode, client: str
-    ) -> Callable[[Any, Any], Awaitable[None]]:
-        async def converse(_: Any, context: Any) -> None:  # grpc's own iterator of messages has no use here
-            call = self._call(method, context, client=client, streaming=True)
-            await self._answer(call, lambda: self._streamed(call, serve, decode))
-
-        return converse
 
     async def _answer(self, call: Call, serve: Serve) -> bytes | None:
         try:
@@ -186,14 +181,17 @@ class Interceptor(grpc.aio.ServerInterceptor):
             await serve(Incoming(await receive(), receive), call)
 
     def _read(self, call: Call, decode: Decode, data: bytes) -> Message:
-        """One message of the caller's, and the id in it."""
+        """One message of the caller's; the request id in it, where it is a good one, stands for the server's."""
         try:
             request = decode(data)
         except DecodeError:
             raise MalformedMessage(
                 f"the {len(data)} bytes of this {call.method} request are not the message that it takes."
             ) from None
-        _take_id(call, request)
+        options = options_of(request)
+        if options is not None and options.request_id:
+            check_request_id(options.request_id)
+            call.request_id = options.request_id
         if self._log_prompts:
             sent = MessageToDict(request, preserving_proto_field_name=True)
             self._logger.info("request as sent", id=call.request_id, method=call.method, sent=sent)
@@ -206,9 +204,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
         client = call.client or client_of(call.context.peer())
         tokens = num_bytes if call.task else 0
         with passing, self._rates.admitted(client, tokens=tokens, streaming=call.streaming) as charge:
-            yield
-            if call.usage is not None:
-                charge.correct(call.usage.prompt_tokens)
+            try:
+                yield
+            finally:  # a stream that is cancelled has had its tokens too
+                if call.usage is not None:
+                    charge.correct(call.usage.prompt_tokens)
 
     async def _fail(self, call: Call, error: StrettoError) -> NoReturn:
         """Count first, then send the status, which waits for a reader: one that stalls is not waited for either.
@@ -253,14 +253,6 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 facts["first_token_ms"] = _milliseconds(call.telemetry.first_token_seconds)
         facts["total_ms"] = _milliseconds(time.monotonic() - call.received)
         self._logger.info("request", **facts)
-
-
-def _take_id(call: Call, request: Message) -> None:
-    """The caller's request id, where it is a good one, stands for the server's."""
-    options = options_of(request)
-    if options is not None and options.request_id:
-        check_request_id(options.request_id)
-        call.request_id = options.request_id
 
 
 def _expired(call: Call) -> bool:
