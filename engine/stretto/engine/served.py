@@ -32,6 +32,7 @@ GENERATE_OVERFLOW = Overflow.ERROR
 # Of generation_config.json, what stretto does; the names are the same.
 WHOLE = ("top_k", "no_repeat_ngram_size")
 DEFAULTS = ("temperature", "top_p", "min_p", "typical_p", "repetition_penalty", *WHOLE)
+MAX_NUMBER = (1 << 32) - 1  # in generation_config.json; a request can't say more either
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,12 @@ class Served:
         if Task.GENERATE in checkpoint.tasks and not tokenizer.generates:
             raise CheckpointError(
                 f"{spec.path}: its vocabulary has no bytes for its tokens, so that it can't write text."
+            )
+        last = max(tokenizer.named_ids, default=0)
+        if last >= checkpoint.vocab_size:
+            raise CheckpointError(
+                f"{spec.path}: its tokenizer or configuration has the token {last} begin or end a text; "
+                f"the model's ids go from 0 to {checkpoint.vocab_size - 1}."
             )
         return cls(spec, checkpoint, tokenizer)
 
@@ -344,21 +351,31 @@ class Served:
             has_chat_template=generates and bool(checkpoint.chat_templates),
             eos_token_ids=tuple(sorted(self.tokenizer.eos_ids)),
             bos_token_id=self.tokenizer.bos_id,
-            notes=checkpoint.notes,
+            notes=checkpoint.notes + self._surplus_note(),
         )
+
+    def _surplus_note(self) -> tuple[str, ...]:
+        tokens, known = self.tokenizer.size, self.checkpoint.vocab_size
+        note = (
+            f"the tokenizer has {tokens:,} tokens, the model {known:,}: a text that needs one of the others is refused."
+        )
+        return (note,) if tokens > known else ()
 
 
 def sampling_defaults(checkpoint: Checkpoint) -> Sampling:
     """What generation_config.json says of sampling; raises CheckpointError for what no request could ask for either."""
     said, where = checkpoint.generation, f"{checkpoint.path}: generation_config.json"
     numbers = {name: said[name] for name in DEFAULTS if said.get(name) is not None}
-    if said.get("do_sample") is False:
+    sample = said.get("do_sample")
+    if not isinstance(sample, bool | None):
+        raise CheckpointError(f"{where} says do_sample {str(sample)[:50]!r}; it should be true or false.")
+    if sample is False:
         numbers["temperature"] = 0.0
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise CheckpointError(f"{where} says {name} {value!r}, which is no number.")
+        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MAX_NUMBER:
+            raise CheckpointError(f"{where} says {name} {str(value)[:50]!r}, which is no number that can be meant.")
         if name in WHOLE and not float(value).is_integer():
-            raise CheckpointError(f"{where} says {name} {value!r}, which is no whole number.")
+            raise CheckpointError(f"{where} says {name} '{value}', which is no whole number.")
     try:
         return Sampling(**numbers)
     except InvalidRequest as error:
