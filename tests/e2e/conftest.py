@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -115,9 +115,8 @@ def models(smollm2_gguf: Path, minilm: Path) -> list[str]:
     return [f"smollm2-135m-instruct={smollm2_gguf}", f"all-minilm-l6-v2={minilm}"]
 
 
-@pytest.fixture
-def start_server() -> Iterator[Callable[..., ServerProcess]]:
-    """Starts servers that a test may treat as badly as it likes; whatever is left of them ends with the test."""
+@contextmanager
+def _servers() -> Iterator[Callable[..., ServerProcess]]:
     with ExitStack() as stack:
 
         def start(*arguments: str) -> ServerProcess:
@@ -125,6 +124,20 @@ def start_server() -> Iterator[Callable[..., ServerProcess]]:
             stack.callback(server.kill)
             return server
 
+        yield start
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., ServerProcess]]:
+    """Starts servers that a test may treat as badly as it likes; whatever is left of them ends with the test."""
+    with _servers() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_shared_server() -> Iterator[Callable[..., ServerProcess]]:
+    """Starts servers for the tests of one file."""
+    with _servers() as start:
         yield start
 
 
