@@ -22,6 +22,8 @@ EMBED, LIST, GET = (
     "/stretto.v1.ModelService/ListModels",
     "/stretto.v1.ModelService/GetModel",
 )
+SCORE, INFO = "/stretto.v1.GenerationService/Score", "/stretto.v1.ServerService/GetServerInfo"
+TOKENIZE, DETOKENIZE = "/stretto.v1.TokenizerService/Tokenize", "/stretto.v1.TokenizerService/Detokenize"
 COUNTING = "1, 2, 3, 4, 5,"
 NAN, INF, BIGGEST = math.nan, math.inf, 2**32 - 1
 Code = grpc.StatusCode
@@ -118,7 +120,7 @@ USER = ("user", "hi")
 ROWS: dict[str, Row] = {
     **{
         f"garbage to {method.rpartition('/')[2]}": raw(method, b"\xff\xfe\xff garbage", "11 bytes")
-        for method in (GENERATE, STREAM, EMBED, LIST, GET)
+        for method in (GENERATE, STREAM, EMBED, LIST, GET, SCORE, TOKENIZE, DETOKENIZE, INFO)
     },
     "a message cut short": raw(GENERATE, TEXT[:-3], f"{len(TEXT) - 3} bytes"),
     "a text that is no UTF-8": raw(GENERATE, b"\x1a\x02\xff\xfe", "4 bytes"),

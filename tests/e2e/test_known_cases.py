@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import tokenizers
 import torch
+from google.protobuf import json_format
 from sentence_transformers import SentenceTransformer
 from tokenizers import models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from stretto import client as stretto
 from stretto.client import Client
+from stretto.v1 import generation_pb2, generation_pb2_grpc
 
 COUNTING = "1, 2, 3, 4, 5,"
 WORDS, IDS, PROMPT = 90, 96, [5, 41, 7, 23, 60, 11]
@@ -132,6 +135,40 @@ def test_what_nobody_says_is_the_checkpoints_and_what_is_said_wins_though_it_is_
     wild = {tuple(ask(tiny, "settled", temperature=1, top_k=0, top_p=1.0, seed=seed)) for seed in range(20)}
     assert len(wild) > 1
     assert ask(tiny, "settled", temperature=0, top_k=0) == greedy(tiny.theirs, 8)
+
+
+def weighed(tiny: Tiny, prompt: list[int], count: int, name: str = "plain", **sampling: Any) -> list[int]:
+    """A greedy answer by the wire: with what changes the weights of words."""
+    asked = {
+        "model": name,
+        "token_ids": {"ids": prompt},
+        "config": {"sampling": {"temperature": 0} | sampling, "stopping": {"max_tokens": count}},
+    }
+    request = json_format.ParseDict(asked, generation_pb2.GenerateRequest())
+    request.config.output.include_token_ids = True
+    with grpc.insecure_channel(tiny.client.target) as channel:
+        return list(generation_pb2_grpc.GenerationServiceStub(channel).Generate(request).candidates[0].token_ids)
+
+
+def would_be_penalised(model: LlamaForCausalLM, prompt: list[int]) -> bool:
+    """Whether the likeliest word stands in the prompt, and would not be the likeliest if that counted."""
+    with torch.no_grad():
+        best, second = model(torch.tensor([prompt])).logits[0, -1, :WORDS].topk(2)[0].tolist()
+        word = int(model(torch.tensor([prompt])).logits[0, -1, :WORDS].argmax())
+    return word in prompt and best - second < 1.9
+
+
+def test_a_repetition_penalty_sees_the_prompt_and_the_others_see_the_answer_alone(tiny: Tiny) -> None:
+    penalised = greedy(tiny.theirs, 8, repetition_penalty=1.5)
+    assert weighed(tiny, PROMPT, 8, repetition_penalty=1.5) == penalised != greedy(tiny.theirs, 8)
+    prompt = next(prompt for word in range(WORDS) if would_be_penalised(tiny.theirs, prompt := [word, *PROMPT]))
+    plain = weighed(tiny, prompt, 1)
+    assert plain[0] in prompt
+    assert weighed(tiny, prompt, 1, frequency_penalty=2.0) == plain == weighed(tiny, prompt, 1, presence_penalty=2.0)
+
+
+def test_a_bias_can_make_an_end_token_the_answer(tiny: Tiny) -> None:
+    assert weighed(tiny, PROMPT, 5, "ending", logit_bias={tiny.ends[1]: 100.0}) == [tiny.ends[1]]
 
 
 # Stopping

@@ -250,7 +250,7 @@ async def test_echo_keeps_the_blank_between_prompt_and_answer(engine: Engine) ->
         ('{"repetition_penalty": 0}', "config.sampling.repetition_penalty must be in"),
         ('{"top_k": -1}', "config.sampling.top_k must be at least 0"),
         ('{"top_k": 1.5}', "says top_k 1.5, which is no whole number"),
-        ('{"no_repeat_ngram_size": Infinity}', "says no_repeat_ngram_size inf, which is no whole number"),
+        ('{"no_repeat_ngram_size": Infinity}', "says no_repeat_ngram_size 'inf', which is no number"),
     ],
 )
 async def test_sampling_that_no_request_could_ask_for_is_refused_in_a_checkpoint_too(

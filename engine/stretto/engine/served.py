@@ -375,7 +375,7 @@ def sampling_defaults(checkpoint: Checkpoint) -> Sampling:
         if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MAX_NUMBER:
             raise CheckpointError(f"{where} says {name} {str(value)[:50]!r}, which is no number that can be meant.")
         if name in WHOLE and not float(value).is_integer():
-            raise CheckpointError(f"{where} says {name} '{value}', which is no whole number.")
+            raise CheckpointError(f"{where} says {name} {value}, which is no whole number.")
     try:
         return Sampling(**numbers)
     except InvalidRequest as error:

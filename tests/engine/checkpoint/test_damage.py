@@ -238,7 +238,7 @@ LLAMA: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "a temperature below 0": (said(GENERATION, temperature=-1), ("generation_config.json", "temperature", "-1")),
     "a temperature of 10^400": (said(GENERATION, temperature=10**400), ("generation_config.json", "temperature '1000")),
     "a top_k below 0": (said(GENERATION, top_k=-1), ("generation_config.json", "top_k", "-1")),
-    "a top_k of two and a half": (said(GENERATION, top_k=2.5), ("generation_config.json", "top_k '2.5'")),
+    "a top_k of two and a half": (said(GENERATION, top_k=2.5), ("generation_config.json", "top_k 2.5")),
     "do_sample in letters": (said(GENERATION, do_sample="no"), ("generation_config.json says do_sample 'no'",)),
     "an end token in letters": (said(GENERATION, eos_token_id="w2"), ("llama/generation_config.json", "'w2'")),
 }  # fmt: skip
