@@ -10,10 +10,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from stretto.client import Client
 
 SECONDS_TO_START = 180.0
 SECONDS_TO_STOP = 45.0
@@ -112,9 +115,8 @@ def models(smollm2_gguf: Path, minilm: Path) -> list[str]:
     return [f"smollm2-135m-instruct={smollm2_gguf}", f"all-minilm-l6-v2={minilm}"]
 
 
-@pytest.fixture
-def start_server() -> Iterator[Callable[..., ServerProcess]]:
-    """Starts servers that a test may treat as badly as it likes; whatever is left of them ends with the test."""
+@contextmanager
+def _servers() -> Iterator[Callable[..., ServerProcess]]:
     with ExitStack() as stack:
 
         def start(*arguments: str) -> ServerProcess:
@@ -122,6 +124,20 @@ def start_server() -> Iterator[Callable[..., ServerProcess]]:
             stack.callback(server.kill)
             return server
 
+        yield start
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., ServerProcess]]:
+    """Starts servers that a test may treat as badly as it likes; whatever is left of them ends with the test."""
+    with _servers() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_shared_server() -> Iterator[Callable[..., ServerProcess]]:
+    """Starts servers for the tests of one file."""
+    with _servers() as start:
         yield start
 
 
@@ -144,6 +160,30 @@ def eventually(true: Callable[[], bool], seconds: float = 5.0) -> None:
         time.sleep(0.01)
 
 
-@pytest.fixture(name="eventually")
+@pytest.fixture(name="eventually", scope="session")
 def eventually_fixture() -> Callable[..., None]:
     return eventually
+
+
+@pytest.fixture(scope="module")
+def unharmed(server: ServerProcess, eventually: Callable[..., None]) -> Iterator[None]:
+    """The same text, the same vector, the same engine process and every block back, after all that is done here."""
+
+    def answers() -> tuple[str, list[float]]:
+        with Client(server.target) as client:
+            text = client.generate("1, 2, 3, 4, 5,", temperature=0, max_tokens=24, use_prefix_cache=False).text
+            return text, np.asarray(client.embed(["A man eats food."]))[0].tolist()
+
+    def idle() -> bool:
+        metrics = server.metrics()
+        held = sum(value for key, value in metrics.items() if "kv_cache_blocks" in key and 'state="held"' in key)
+        return held == 0 and server.total("stretto_requests_in_progress") == 0
+
+    before, engine = answers(), server.engine()
+    yield
+    eventually(idle, 10.0)
+    assert answers() == before
+    assert server.engine() == engine
+    assert server.status("/readyz") == 200
+    assert [entry for entry in server.log if entry.get("event") == "unexpected error"] == []
+    assert [line for line in server.other_lines if "Traceback" in line] == []

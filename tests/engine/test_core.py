@@ -1,7 +1,9 @@
 """The engine as a server uses it: a real engine process over a tiny checkpoint, asked in texts, and killed."""
 
 import asyncio
+import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -27,6 +29,7 @@ from stretto.engine.errors import (
     InputTooLong,
     InvalidRequest,
     ModelNotFound,
+    ModelNotReady,
     Overloaded,
     ReplyTooLarge,
     SlowReader,
@@ -247,7 +250,7 @@ async def test_echo_keeps_the_blank_between_prompt_and_answer(engine: Engine) ->
         ('{"repetition_penalty": 0}', "config.sampling.repetition_penalty must be in"),
         ('{"top_k": -1}', "config.sampling.top_k must be at least 0"),
         ('{"top_k": 1.5}', "says top_k 1.5, which is no whole number"),
-        ('{"no_repeat_ngram_size": Infinity}', "says no_repeat_ngram_size inf, which is no whole number"),
+        ('{"no_repeat_ngram_size": Infinity}', "says no_repeat_ngram_size 'inf', which is no number"),
     ],
 )
 async def test_sampling_that_no_request_could_ask_for_is_refused_in_a_checkpoint_too(
@@ -400,6 +403,27 @@ async def test_closing_ends_the_process_and_what_is_in_flight(start: Callable[[L
     assert pid is not None
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+async def test_a_model_whose_weights_do_not_fit_is_named_and_its_neighbour_answers(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    bad = shutil.copytree(checkpoint, tmp_path / "bad")
+    config = json.loads((bad / "config.json").read_text())
+    (bad / "config.json").write_text(json.dumps(config | {"intermediate_size": 65}))
+    specs = [LoadSpec(name=path.name, path=path, source="", device="cpu") for path in (checkpoint, bad)]
+    engine = Engine(specs, Limits(threads=1), observe=lambda _: None, changed=lambda: None)
+    try:
+        await engine.start()
+        with pytest.raises(CheckpointError, match=f"{bad} does not hold what bad/config.json describes"):
+            await engine.ready()
+        await until(lambda: engine.card("tiny").state == "ready" and bool(engine.card("tiny").version))
+        assert (await answered(engine, ask()))[2].usage.completion_tokens == 5
+        with pytest.raises(ModelNotReady, match="bad is failed"):
+            await answered(engine, replace(ask(), model="bad"))
+        assert (await answered(engine, ask()))[2].usage.completion_tokens == 5
+    finally:
+        await engine.close()
 
 
 async def test_texts_become_ids_and_back_before_the_weights_are_read_and_beside_the_loop(

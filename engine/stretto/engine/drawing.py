@@ -20,19 +20,23 @@ NEUTRAL: Mapping[str, int | float] = {
     "no_repeat_ngram_size": 0,
 }
 WHOLE = ("top_k", "no_repeat_ngram_size")
+MAX_NUMBER = (1 << 32) - 1  # in generation_config.json; a request can't say more either
 
 
 def sampling_defaults(checkpoint: Checkpoint) -> Mapping[str, int | float]:
     """What a request that says nothing comes to; raises CheckpointError for what no request could ask for either."""
     said, where = checkpoint.generation, f"{checkpoint.path}: generation_config.json"
     numbers = {name: said[name] for name in NEUTRAL if said.get(name) is not None}
-    if said.get("do_sample") is False:
+    sample = said.get("do_sample")
+    if not isinstance(sample, bool | None):
+        raise CheckpointError(f"{where} says do_sample {str(sample)[:50]!r}; it should be true or false.")
+    if sample is False:
         numbers["temperature"] = 0.0
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise CheckpointError(f"{where} says {name} {value!r}, which is no number.")
+        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MAX_NUMBER:
+            raise CheckpointError(f"{where} says {name} {str(value)[:50]!r}, which is no number that can be meant.")
         if name in WHOLE and not float(value).is_integer():
-            raise CheckpointError(f"{where} says {name} {value!r}, which is no whole number.")
+            raise CheckpointError(f"{where} says {name} {value}, which is no whole number.")
     try:
         Sampling(**numbers)
     except InvalidRequest as error:

@@ -46,6 +46,12 @@ class Served:
             raise CheckpointError(
                 f"{spec.path}: its vocabulary has no bytes for its tokens, so that it can't write text."
             )
+        last = max(tokenizer.named_ids, default=0)
+        if last >= checkpoint.vocab_size:
+            raise CheckpointError(
+                f"{spec.path}: its tokenizer or configuration has the token {last} begin or end a text; "
+                f"the model's ids go from 0 to {checkpoint.vocab_size - 1}."
+            )
         return cls(spec, checkpoint, tokenizer)
 
     def version(self) -> str:
@@ -210,8 +216,15 @@ class Served:
             has_chat_template=generates and bool(checkpoint.chat_templates),
             eos_token_ids=tuple(sorted(self.tokenizer.eos_ids)),
             bos_token_id=self.tokenizer.bos_id,
-            notes=checkpoint.notes,
+            notes=checkpoint.notes + self._surplus_note(),
         )
+
+    def _surplus_note(self) -> tuple[str, ...]:
+        tokens, known = self.tokenizer.size, self.checkpoint.vocab_size
+        note = (
+            f"the tokenizer has {tokens:,} tokens, the model {known:,}: a text that needs one of the others is refused."
+        )
+        return (note,) if tokens > known else ()
 
 
 def _check_reply(call: GenerateCall, num_prompt: int, max_tokens: int) -> None:

@@ -34,6 +34,7 @@ from stretto.server.incoming import Incoming
 from stretto.server.metrics import Metrics
 from stretto.server.rates import Rates, client_of
 from stretto.server.reading import check_request_id, options_of
+from stretto.server.refusals import refuse_unknown_fields
 
 OURS = "/stretto."
 HEALTH = "/grpc.health.v1.Health/"  # needs no token: who asks for it, as Kubernetes, has none to send
@@ -188,6 +189,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             raise MalformedMessage(
                 f"the {len(data)} bytes of this {call.method} request are not the message that it takes."
             ) from None
+        refuse_unknown_fields(request)
         options = options_of(request)
         if options is not None and options.request_id:
             check_request_id(options.request_id)

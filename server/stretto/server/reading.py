@@ -33,6 +33,8 @@ MIN_PRIORITY, MAX_PRIORITY = -100, 100
 MAX_REQUEST_ID_CHARACTERS = 128
 MAX_MESSAGES = 10_000
 MAX_RESPONSE_PREFIX_BYTES = 65_536
+MAX_SALT_BYTES = 256
+MAX_SECONDS = 315_576_000_000  # of a Duration, by its definition: ten thousand years
 
 OVERFLOW = {
     common_pb2.OVERFLOW_POLICY_UNSPECIFIED: None,
@@ -266,6 +268,10 @@ def call_options(options: common_pb2.RequestOptions, call: Call) -> Options:
             f"options.priority must be in [{MIN_PRIORITY}, {MAX_PRIORITY}]; got {options.priority}.",
             field="options.priority",
         )
+    if (salt := len(options.cache_salt.encode())) > MAX_SALT_BYTES:
+        raise InvalidRequest(
+            f"options.cache_salt has {salt} bytes; the limit is {MAX_SALT_BYTES}.", field="options.cache_salt"
+        )
     deadline = call.deadline
     if options.HasField("timeout"):
         asked = call.received + _seconds(options.timeout, "options.timeout")
@@ -286,12 +292,13 @@ def call_options(options: common_pb2.RequestOptions, call: Call) -> Options:
 
 
 def _seconds(duration: Duration, path: str) -> float:
-    seconds = duration.seconds + duration.nanos / 1e9
-    if seconds < 0 or not 0 <= duration.nanos < 1_000_000_000:
+    if not 0 <= duration.seconds <= MAX_SECONDS or not 0 <= duration.nanos < 1_000_000_000:
         raise InvalidRequest(
-            f"{path} must be a duration of 0 or more; got {duration.seconds} s and {duration.nanos} ns.", field=path
+            f"{path} must be a duration of 0 to {MAX_SECONDS} s, with 0 to 999999999 ns; "
+            f"got {duration.seconds} s and {duration.nanos} ns.",
+            field=path,
         )
-    return seconds
+    return duration.seconds + duration.nanos / 1e9
 
 
 def text_input(given: common_pb2.TextInput, path: str) -> TextPrompt | TokenPrompt | InvalidRequest:

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from stretto.engine.errors import AdapterNotFound, InvalidRequest
+from stretto.server.errors import MalformedMessage
 from stretto.v1 import common_pb2
 
 Neutral = tuple[object, ...]
@@ -44,6 +46,19 @@ def refuse(request: Message, table: Mapping[str, Neutral]) -> None:
             continue
         only = f"; {path} may only be {_said(owner, name, neutral[-1])}, or left out" if neutral else ""
         raise InvalidRequest(f"{path} is not supported yet{only}.", field=path)
+
+
+def refuse_unknown_fields(request: Message) -> None:
+    """Raise where a message holds what this server has no field for: a newer client's wish, or a wrong wire type."""
+    before, unknown = request.ByteSize(), UnknownFieldSet(request)
+    numbers = [unknown[i].field_number for i in range(min(len(unknown), 8))]
+    request.DiscardUnknownFields()
+    if (lost := before - request.ByteSize()) == 0:
+        return
+    raise MalformedMessage(
+        f"{lost} bytes of this {request.DESCRIPTOR.name} are in fields that this server does not know"
+        + (f": {', '.join(map(str, numbers))}." if numbers else ", in one of its messages.")
+    )
 
 
 def refuse_adapter(adapter: str) -> None:

@@ -37,7 +37,7 @@ def refused(path: Path) -> str:
 def test_a_directory_is_described_as_transformers_describes_it(smollm2_hf: Path) -> None:
     ours, theirs = open_checkpoint(smollm2_hf), AutoModelForCausalLM.from_pretrained(smollm2_hf)
     assert (ours.architecture, ours.family.name, ours.format) == ("LlamaForCausalLM", "llama", "safetensors")
-    assert ours.tasks == (Task.GENERATE, Task.EMBED)
+    assert ours.tasks == (Task.GENERATE, Task.SCORE, Task.EMBED)
     assert ours.parameter_count == theirs.num_parameters()
     assert ours.weight_bytes == 4 * theirs.num_parameters()
     config = theirs.config
@@ -119,9 +119,9 @@ def test_missing_weights_are_said(bert: Path) -> None:
         ({"num_hidden_layers": 10**9}, "says 1,000,000,000 layers; the checkpoint holds 39 tensors"),
         ({"num_hidden_layers": -1}, "says layers -1; stretto takes 1 to"),
         ({"hidden_size": 10**12}, "says hidden_size 1000000000000; stretto takes 1 to 65,536"),
-        ({"vocab_size": "many"}, "is not a whole BERT configuration"),
-        ({"vocab_size": float("inf")}, "is not a whole bert configuration"),
-        ({"vocab_size": [1]}, "is not a whole BERT configuration"),
+        ({"vocab_size": "many"}, "says vocab_size 'many'; it should be a whole number"),
+        ({"vocab_size": float("inf")}, "says vocab_size 'inf'; it should be a whole number"),
+        ({"vocab_size": [1]}, "says vocab_size '[1]'; it should be a whole number"),
         ({"num_attention_heads": 0}, "is not a whole bert configuration"),
         ({"max_position_embeddings": 0}, "says context 0"),
     ],
@@ -173,6 +173,26 @@ def test_tensors_that_are_known_to_have_no_use_are_told_apart(bert: Path) -> Non
     unused = AutoModel.from_pretrained(bert).pooler.dense
     whole = AutoModel.from_pretrained(bert).num_parameters()
     assert opened.parameter_count == whole - unused.weight.numel() - unused.bias.numel()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"rope_theta": 500000.0}, {"rope_type": "default", "rope_theta": 500000.0}),
+        (
+            {"rope_theta": 10000.0, "rope_scaling": {"type": "linear", "factor": 4.0}},
+            {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
+        ),
+    ],
+)
+def test_a_rope_is_read_from_where_old_and_new_files_say_it(llama: Path, old: Any, new: Any) -> None:
+    plain = open_checkpoint(llama).config
+    change(llama / "config.json", rope_parameters=new)
+    told = open_checkpoint(llama).config
+    change(llama / "config.json", rope_parameters=None, **old)
+    assert open_checkpoint(llama).config == told != plain
+    change(llama / "config.json", rope_scaling={"rope_type": "banana"})
+    assert "asks for rope type 'banana', which stretto does not have" in refused(llama)
 
 
 def test_a_head_of_its_own_despite_tying_is_noted(llama: Path) -> None:

@@ -13,7 +13,7 @@ import transformers
 
 from stretto.engine.checkpoint.headers import Checkpoint
 from stretto.engine.errors import CheckpointError, InvalidRequest
-from stretto.engine.text.tokenizer import Tokenizer, load_tokenizer
+from stretto.engine.text.tokenizer import Tokenizer, folder_tokenizer, load_tokenizer
 
 WORDPIECE = {
     "Kantō lǜshi Filipović İstanbul": [101, 26044, 2080, 16299, 2072, 10882, 15000, 9142, 9960, 102],
@@ -226,3 +226,29 @@ def test_a_folder_without_a_tokenizer_is_refused(minilm_checkpoint: Checkpoint, 
 def test_an_end_token_that_the_vocabulary_does_not_hold_is_refused(as_folder: Callable[..., Checkpoint]) -> None:
     with pytest.raises(CheckpointError, match=r"eos_token is '<\|gone\|>'"):
         load_tokenizer(as_folder(config={"eos_token": "<|gone|>"}))
+
+
+def test_added_tokens_take_the_blanks_and_the_case_that_they_say(tmp_path: Path) -> None:
+    words = {word: i for i, word in enumerate(["[UNK]", "x", "y", "moon"])}
+    library = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    library.normalizer = tokenizers.normalizers.Lowercase()
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    library.add_tokens(
+        [
+            tokenizers.AddedToken("[LEFT]", lstrip=True, normalized=False),
+            tokenizers.AddedToken("[BOTH]", lstrip=True, rstrip=True, normalized=False),
+            tokenizers.AddedToken("Moon", normalized=False),
+            tokenizers.AddedToken("sun", normalized=True),
+            tokenizers.AddedToken("ab", single_word=True, normalized=False),
+        ]
+    )
+    library.save(str(tmp_path / "tokenizer.json"))
+    ours = folder_tokenizer(tmp_path, {}, (), "added")
+    for text, ids, offsets in (
+        ("x [LEFT] y", [1, 4, 2], [(0, 1), (1, 8), (9, 10)]),
+        ("x  [BOTH]  y", [1, 5, 2], [(0, 1), (1, 11), (11, 12)]),
+        ("Moon moon Sun SUN", [6, 3, 7, 7], [(0, 4), (5, 9), (10, 13), (14, 17)]),
+        ("ab xab ab", [8, 0, 8], [(0, 2), (3, 6), (7, 9)]),
+    ):
+        assert ours.encode_with_offsets([text], add_special_tokens=True) == [(ids, offsets)]
+        assert ours.encode([text], add_special_tokens=True) == [ids]

@@ -11,6 +11,21 @@ from stretto.engine.requests import Pooling
 # Of the hidden states and of one head; it also bounds what a wrong file can make the rope tables cost.
 MAX_WIDTH = 65_536
 MAX_SIZE = 1 << 31
+MAX_CONTEXT = 1 << 24
+# What a config.json may say by these names, where it says anything: families read it with int() and bool(), which
+# would make something of "96", of 2.5 and of "no".
+WHOLE_NUMBERS = (
+    "vocab_size",
+    "hidden_size",
+    "head_dim",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
+SWITCHES = ("tie_word_embeddings", "attention_bias", "mlp_bias", "is_decoder")
 GGUF_POOLING = {0: None, 1: Pooling.MEAN, 2: Pooling.CLS, 3: Pooling.LAST_TOKEN}
 # generation_config.json: what stretto does not do, with the values that ask for nothing.
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
@@ -109,15 +124,23 @@ def _architecture(said: Any, where: str) -> str:
 
 
 def _read(family: Family, raw: Mapping[str, Any], where: str) -> Config:
+    for keys, kind, called in ((WHOLE_NUMBERS, int, "a whole number"), (SWITCHES, bool, "true or false")):
+        for key in keys:
+            if raw.get(key) is not None and type(raw[key]) is not kind:
+                raise CheckpointError(f"{where} says {key} {str(raw[key])[:50]!r}; it should be {called}.")
     for key in ("hidden_size", "head_dim"):
-        if isinstance(raw.get(key), int | float) and not 0 < raw[key] <= MAX_WIDTH:
+        if raw.get(key) is not None and not 0 < raw[key] <= MAX_WIDTH:
             raise CheckpointError(f"{where} says {key} {str(raw[key])[:50]}; stretto takes 1 to {MAX_WIDTH:,}.")
+    for key in ("rms_norm_eps", "layer_norm_eps"):
+        value = raw.get(key)
+        if value is not None and not (isinstance(value, int | float) and 0 <= value < 1):
+            raise CheckpointError(f"{where} says {key} {str(value)[:50]!r}; it should be a number in [0, 1).")
     try:
         config = family.read(raw, where)
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise CheckpointError(f"{where} is not a whole {family.name} configuration: {error!r}.") from error
     for name in ("vocab_size", "context", "width", "layers", "heads", "mlp_width"):
-        value = getattr(config, name)
-        if not 0 < value <= MAX_SIZE:
-            raise CheckpointError(f"{where} says {name} {str(value)[:50]}; stretto takes 1 to {MAX_SIZE:,}.")
+        value, most = getattr(config, name), MAX_CONTEXT if name == "context" else MAX_SIZE
+        if not 0 < value <= most:
+            raise CheckpointError(f"{where} says {name} {str(value)[:50]}; stretto takes 1 to {most:,}.")
     return config

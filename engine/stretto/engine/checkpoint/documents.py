@@ -9,6 +9,16 @@ from stretto.engine.errors import CheckpointError
 MAX_JSON_BYTES = 64 * 1024 * 1024
 
 
+def present(path: Path, where: str) -> bool:
+    """Whether this file is there. What has its name and is no file is refused: a broken link is no absent file."""
+    if path.is_file():
+        return True
+    if path.is_symlink() or path.exists():
+        kind = "folder" if path.is_dir() else "link to nothing" if path.is_symlink() else "device"
+        raise CheckpointError(f"{where} is a {kind}; it should be a file.")
+    return False
+
+
 def read_text(path: Path, where: str) -> str:
     """The text of a small file; `where` is what error messages call it."""
     try:
@@ -41,7 +51,7 @@ def read_object(path: Path, where: str) -> dict[str, Any]:
 
 def read_optional_object(path: Path, where: str) -> dict[str, Any]:
     """A JSON file that holds an object, or nothing where there is no such file."""
-    return read_object(path, where) if path.is_file() else {}
+    return read_object(path, where) if present(path, where) else {}
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from stretto.engine.checkpoint.configuration import (
     read_config,
     read_gguf_config,
 )
-from stretto.engine.checkpoint.documents import read_object, read_optional_object
+from stretto.engine.checkpoint.documents import present, read_object, read_optional_object
 from stretto.engine.checkpoint.gguf import read_gguf
 from stretto.engine.checkpoint.names import canonical, from_gguf
 from stretto.engine.checkpoint.safetensors_header import read_index, read_safetensors
@@ -123,7 +123,7 @@ def _open(path: Path) -> Checkpoint:
             return _open_gguf(path)
         raise CheckpointError(f"{path} is a file; a checkpoint is a directory with a config.json, or a .gguf file.")
     modules = read_modules(path)
-    if modules is None and not (path / "config.json").is_file():
+    if modules is None and not present(path / "config.json", f"{path.name}/config.json"):
         return _open_gguf(_only_gguf(path))
     return _open_directory(path)
 
@@ -200,7 +200,7 @@ def _only_gguf(path: Path) -> Path:
     """The one .gguf file of a directory without config.json; anything else is said as it is."""
     names = sorted(entry.name for entry in path.iterdir())
     files = [name for name in names if name.endswith(".gguf")]
-    if len(files) == 1:
+    if len(files) == 1 and present(path / files[0], f"{path.name}/{files[0]}"):
         return path / files[0]
     if files:
         raise CheckpointError(f"{path} holds {len(files)} .gguf files; name one of them: {', '.join(files)}.")
@@ -211,7 +211,7 @@ def _only_gguf(path: Path) -> Path:
 
 
 def _read_config_json(folder: Path, where: str) -> dict[str, Any]:
-    if not (folder / "config.json").is_file():
+    if not present(folder / "config.json", where):
         held = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
         raise CheckpointError(f"{folder} has no config.json; it holds {_some(held)}.")
     return read_object(folder / "config.json", where)
@@ -219,9 +219,9 @@ def _read_config_json(folder: Path, where: str) -> dict[str, Any]:
 
 def _stored(folder: Path) -> tuple[list[Path], dict[str, TensorInfo]]:
     """The files that hold the weights (with their index), and the tensors under the names they have there."""
-    if (folder / WEIGHTS).is_file():
+    if present(folder / WEIGHTS, f"{folder.name}/{WEIGHTS}"):
         return [folder / WEIGHTS], read_safetensors(folder / WEIGHTS, f"{folder.name}/{WEIGHTS}")
-    if (folder / INDEX).is_file():
+    if present(folder / INDEX, f"{folder.name}/{INDEX}"):
         tensors = read_index(folder, folder / INDEX, f"{folder.name}/{INDEX}")
         return [folder / INDEX, *sorted({tensor.file for tensor in tensors.values()})], tensors
     names = sorted(entry.name for entry in folder.iterdir())

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stretto.engine.checkpoint.documents import parse_json, read_object
+from stretto.engine.checkpoint.documents import parse_json, present, read_object
 from stretto.engine.checkpoint.tensor_info import TensorInfo
 from stretto.engine.errors import CheckpointError
 
@@ -60,7 +60,7 @@ def read_index(folder: Path, index: Path, where: str) -> dict[str, TensorInfo]:
     for name in sorted(set(said.values())):
         if name != Path(name).name or "\\" in name or "\0" in name or not name.endswith(".safetensors"):
             raise CheckpointError(f"{where} names {name!r}; shards are .safetensors files beside their index.")
-        if not (folder / name).is_file():
+        if not present(folder / name, f"{folder.name}/{name}"):
             raise CheckpointError(f"{where} names {name!r}, and there is no such file.")
         held = read_safetensors(folder / name, f"{folder.name}/{name}")
         _check_shard(said, name, held, where)

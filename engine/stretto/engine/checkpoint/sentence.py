@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stretto.engine.checkpoint.documents import parse_json, read_object, read_optional_object, read_text
+from stretto.engine.checkpoint.documents import parse_json, present, read_object, read_optional_object, read_text
 from stretto.engine.errors import CheckpointError
 from stretto.engine.requests import Pooling
 
@@ -65,10 +65,9 @@ class Modules:
 
 def read_modules(folder: Path) -> Modules | None:
     """Read modules.json, or None where there is none."""
-    path = folder / "modules.json"
-    if not path.is_file():
+    path, where = folder / "modules.json", f"{folder.name}/modules.json"
+    if not present(path, where):
         return None
-    where = f"{folder.name}/modules.json"
     listed = parse_json(read_text(path, where), where)
     if not isinstance(listed, list) or not all(_is_module(entry) for entry in listed):
         raise CheckpointError(f"{where} should be a list of modules, each with a type and a path.")
@@ -150,17 +149,27 @@ def _pooling(path: Path, where: str, width: int) -> Pooling:
 
 def _max_tokens(folder: Path, tokenizer_config: Mapping[str, Any], context: int) -> int | None:
     """The least of the limits that are said, and never above the context; None where nothing is said."""
-    limits = [tokenizer_config.get("model_max_length")]
+    limits = [_length(tokenizer_config, "model_max_length", f"{folder.name}/tokenizer_config.json")]
     for name in LENGTHS:
         where = f"{folder.name}/{name}"
         said = read_optional_object(folder / name, where)
-        limits.append(said.get("max_seq_length"))
+        limits.append(_length(said, "max_seq_length", where))
         if said.get("do_lower_case") and not tokenizer_config.get("do_lower_case"):
             raise CheckpointError(
                 f"{where} says do_lower_case, and the tokenizer does not: stretto does not change texts."
             )
-    sane = [int(n) for n in limits if isinstance(n, int | float) and 0 < n < SANE_TOKENS]
+    sane = [n for n in limits if 0 < n < SANE_TOKENS]
     return min(*sane, context) if sane else None
+
+
+def _length(said: Mapping[str, Any], key: str, where: str) -> int:
+    """A number of tokens, or 0 where nothing is said; 10^30 may be written as a float."""
+    value = said.get(key)
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value % 1 != 0:
+        raise CheckpointError(f"{where} says {key} {str(value)[:50]!r}; it should be a number of tokens.")
+    return int(value)
 
 
 def _prompts(folder: Path) -> tuple[dict[str, str], str | None]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stretto.engine.checkpoint.documents import read_optional_object, read_text
+from stretto.engine.checkpoint.documents import present, read_optional_object, read_text
 from stretto.engine.errors import CheckpointError
 
 GGUF_KEY = "tokenizer.chat_template"
@@ -16,8 +16,9 @@ def read_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[st
     found = _listed(tokenizer_config.get("chat_template"), where)
     where = f"{folder.name}/chat_template.json"
     found |= _listed(read_optional_object(folder / "chat_template.json", where).get("chat_template"), where)
-    if (folder / "chat_template.jinja").is_file():
-        found[""] = read_text(folder / "chat_template.jinja", f"{folder.name}/chat_template.jinja")
+    where = f"{folder.name}/chat_template.jinja"
+    if present(folder / "chat_template.jinja", where):
+        found[""] = read_text(folder / "chat_template.jinja", where)
     for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
         found[path.stem] = read_text(path, f"{folder.name}/additional_chat_templates/{path.name}")
     return found

@@ -38,7 +38,7 @@ def read(config: Mapping[str, Any], where: str) -> LlamaConfig:
             width=width,
             layers=int(config["num_hidden_layers"]),
             heads=heads,
-            key_heads=int(config.get("num_key_value_heads") or heads),
+            key_heads=heads if config.get("num_key_value_heads") is None else int(config["num_key_value_heads"]),
             head_size=head_size,
             mlp_width=int(config["intermediate_size"]),
             norm_eps=float(config["rms_norm_eps"]),
@@ -52,7 +52,7 @@ def read(config: Mapping[str, Any], where: str) -> LlamaConfig:
         raise CheckpointError(f"{where} is not a whole Llama configuration: {error!r}") from error
     if config.get("hidden_act", "silu") != "silu":
         raise CheckpointError(f"{where} asks for hidden_act {config['hidden_act']!r}; a Llama has silu.")
-    if read_.heads % read_.key_heads:
+    if read_.key_heads < 1 or read_.heads % read_.key_heads:
         raise CheckpointError(f"{where}: {read_.heads} heads can't share {read_.key_heads} key heads evenly.")
     return read_
 

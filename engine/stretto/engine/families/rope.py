@@ -35,8 +35,13 @@ def read_rope(config: Mapping[str, Any], size: int, where: str) -> Rope:
         raise CheckpointError(
             f"{where} asks for rope type {kind!r}, which stretto does not have. It has: {', '.join(SUPPORTED)}."
         )
+    if not 0 < theta < math.inf:
+        raise CheckpointError(f"{where} says rope_theta {theta}; it should be a number above 0.")
     plain = [theta ** (-2 * i / size) for i in range(size // 2)]
-    return Rope(size=size, inverse_frequencies=tuple(_scaled(plain, kind, said, where)))
+    scaled = _scaled(plain, kind, said, where)
+    if not all(0 < frequency < math.inf for frequency in scaled):
+        raise CheckpointError(f"{where}: the rope parameters of type {kind!r} make frequencies that are none: {said}")
+    return Rope(size=size, inverse_frequencies=tuple(scaled))
 
 
 def _scaled(plain: list[float], kind: str, said: Mapping[str, Any], where: str) -> list[float]:

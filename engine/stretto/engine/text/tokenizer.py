@@ -9,6 +9,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken
 
+from stretto.engine.checkpoint.documents import present
 from stretto.engine.checkpoint.headers import Checkpoint
 from stretto.engine.errors import CheckpointError, InvalidRequest
 from stretto.engine.text.detokenizer import Detokenizer
@@ -53,6 +54,12 @@ class Tokenizer:
         self._bytes: dict[int, bytes] = {}
         self.head, self.tail = _wrapping(library)
         self.pair = pair_template(library)
+
+    @property
+    def named_ids(self) -> frozenset[int]:
+        """The tokens that begin and end texts: the model has to have them all."""
+        first = () if self.bos_id is None else (self.bos_id,)
+        return frozenset((*first, *self.head, *self.tail, *self.eos_ids))
 
     @property
     def generates(self) -> bool:
@@ -187,9 +194,9 @@ def folder_tokenizer(folder: Path, tokenizer_config: Mapping[str, Any], settings
 
 
 def _read_library(folder: Path, tokenizer_config: Mapping[str, Any], where: str) -> tokenizers.Tokenizer:
-    if (folder / "tokenizer.json").is_file():
+    if present(folder / "tokenizer.json", f"{where}/tokenizer.json"):
         return _read_tokenizer_json(folder / "tokenizer.json", f"{where}/tokenizer.json")
-    if (folder / "vocab.txt").is_file():
+    if present(folder / "vocab.txt", f"{where}/vocab.txt"):
         return read_vocab_txt(folder / "vocab.txt", tokenizer_config, f"{where}/vocab.txt")
     raise CheckpointError(f"{where} has no tokenizer: neither tokenizer.json nor vocab.txt is there.")
 
@@ -211,14 +218,14 @@ def _check_model(library: tokenizers.Tokenizer, where: str) -> None:
     model = library.model
     if isinstance(model, tokenizers.models.BPE) and model.dropout:
         raise CheckpointError(f"{where}/tokenizer.json: dropout is {model.dropout}; a text must have one tokenisation.")
-    if not isinstance(model, tokenizers.models.WordPiece):
-        return
-    if model.max_input_chars_per_word > MAX_WORD_CHARACTERS:
+    if isinstance(model, tokenizers.models.WordPiece) and model.max_input_chars_per_word > MAX_WORD_CHARACTERS:
         raise CheckpointError(
             f"{where}/tokenizer.json: max_input_chars_per_word is {model.max_input_chars_per_word}; "
             f"the limit is {MAX_WORD_CHARACTERS}, because such a word takes minutes."
         )
-    known_id(model.unk_token, model.token_to_id, f"{where}/tokenizer.json: unk_token")
+    unknown = getattr(model, "unk_token", None)
+    if unknown is not None and not isinstance(library.decoder, tokenizers.decoders.ByteLevel):  # which never needs it
+        known_id(unknown, model.token_to_id, f"{where}/tokenizer.json: unk_token")
 
 
 def _mark_special(library: tokenizers.Tokenizer, named: list[AddedToken]) -> None:
