@@ -131,7 +131,7 @@ def test_a_long_text_is_cut_as_the_model_says_and_the_report_counts_it(client: C
         (lambda c: c.generate("word " * 9000), stretto.InputTooLong, None),
         (lambda c: c.generate(""), stretto.EmptyInput, "text"),
         (lambda c: c.embed(["a"], dimensions=385), stretto.InvalidRequest, "config.dimensions"),
-        (lambda c: c.embed(["a"] * 3000), stretto.BatchTooLarge, "inputs"),
+        (lambda c: c.score("a", ["b"] * 3000), stretto.BatchTooLarge, "items"),
     ],
 )
 def test_a_bad_request_is_refused_with_its_field(client: Client, ask: Any, error: type, field: str | None) -> None:
@@ -197,7 +197,7 @@ def test_a_killed_engine_fails_the_requests_in_flight_and_is_replaced(
 ) -> None:
     server = start_server(models[0])
     with Client(server.target) as client:
-        stream = client.stream("Tell me a story", max_tokens=4000, ignore_eos=True)
+        stream = client.stream("Tell me a story", max_tokens=4000, ignore_eos=True, resume=False)
         next(stream)
         first = server.engine()
         os.kill(first, signal.SIGKILL)

@@ -7,7 +7,7 @@ from stretto.engine.watchdog import Watchdog
 
 READY = Ready(name="a", device="cpu", dtype="float32", weight_bytes=0, cache_bytes=0, cache_tokens=0, seconds=1)
 FAILED = LoadFailed(name="b", message="no tensor")
-BEAT = Gauges(model="a", waiting=0, waiting_tokens=0, running=0)
+BEAT = Gauges(model="a", task="generate", waiting=0, waiting_tokens=0)
 
 
 def step(seconds: float) -> Step:
