@@ -5,7 +5,18 @@ import pytest
 from stretto.engine.messages import Gauges, LoadFailed, Ready, Step
 from stretto.engine.watchdog import Watchdog
 
-READY = Ready(name="a", device="cpu", dtype="float32", weight_bytes=0, cache_bytes=0, cache_tokens=0, seconds=1)
+READY = Ready(
+    name="a",
+    device="cpu",
+    dtype="float32",
+    weight_bytes=0,
+    cache_bytes=0,
+    cache_blocks=0,
+    cache_tokens=0,
+    threads=1,
+    kernels="torch",
+    seconds=1,
+)
 FAILED = LoadFailed(name="b", message="no tensor")
 BEAT = Gauges(model="a", task="generate", waiting=0, waiting_tokens=0)
 

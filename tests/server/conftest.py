@@ -77,7 +77,10 @@ WRITER = ModelCard(
     dtype="float32",
     weight_bytes=4000,
     cache_bytes=8000,
+    cache_blocks=10,
     cache_tokens=160,
+    threads=2,
+    kernels="torch",
     load_seconds=0.25,
     loaded_at=1_700_000_000.5,
 )
@@ -100,6 +103,7 @@ READER = replace(
     bos_token_id=None,
     numerics="exact",
     cache_bytes=0,
+    cache_blocks=0,
     cache_tokens=0,
 )
 

@@ -14,12 +14,12 @@ async def asked(running):
 
 async def test_it_says_what_the_server_was_told(serve):
     told = {"max_request_bytes": 70_000, "max_response_bytes": 80_000, "max_inputs": 7, "max_queue_requests": 9}
-    async with serve(**told, threads=3) as running:
+    async with serve(**told) as running:
         info = await asked(running)
     assert info.version == importlib.metadata.version("stretto")
     assert list(info.api_versions) == ["stretto.v1"]
     assert (info.max_request_bytes, info.max_response_bytes) == (70_000, 80_000)
-    assert (info.max_inputs_per_request, info.max_queue_size, info.cpu_threads) == (7, 9, 3)
+    assert (info.max_inputs_per_request, info.max_queue_size, info.cpu_threads) == (7, 9, 2)
     assert (info.device, info.kernels) == ("cpu", "torch")
 
 
@@ -42,8 +42,9 @@ async def test_the_devices_are_those_of_the_models_that_are_ready(running):
 
 
 async def test_it_answers_before_the_models_are_known_and_while_the_server_stops(serve):
-    async with serve(loaded=False) as running:
-        assert (await asked(running)).device == ""
+    async with serve(loaded=False, threads=3) as running:
+        before = await asked(running)
+        assert (before.device, before.cpu_threads, before.kernels) == ("", 3, "")
         await running.server.load()
         running.engine.go_on = asyncio.Event()
         request = generation_pb2.GenerateStreamRequest(request=generation_pb2.GenerateRequest(text="a"))

@@ -245,7 +245,10 @@ class Engine:
                     dtype=news.dtype,
                     weight_bytes=news.weight_bytes,
                     cache_bytes=news.cache_bytes,
+                    cache_blocks=news.cache_blocks,
                     cache_tokens=news.cache_tokens,
+                    threads=news.threads,
+                    kernels=news.kernels,
                     load_seconds=news.seconds,
                     loaded_at=time.time(),
                 )

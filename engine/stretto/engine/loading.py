@@ -21,6 +21,7 @@ from stretto.engine.requests import Task
 from stretto.engine.runner import Runner
 
 DEFAULT_CACHE_BYTES = 512 << 20
+KERNELS = "torch"  # what computes the parts
 CACHE_SHARE = 0.5  # of what is free once the weights are there, at most
 
 
@@ -52,7 +53,10 @@ def load(command: Load, limits: Limits) -> LoadedModel:
         dtype=str(dtype).removeprefix("torch."),
         weight_bytes=weight_bytes,
         cache_bytes=cache.keys.nbytes + cache.values.nbytes if cache else 0,
+        cache_blocks=cache.num_blocks if cache else 0,
         cache_tokens=cache.num_blocks * cache.block_size if cache else 0,
+        threads=torch.get_num_threads(),
+        kernels=KERNELS,
         seconds=time.monotonic() - begun,
     )
     runner = Runner(model, cache, command.limit_ids) if cache and isinstance(model, Decoder) else None

@@ -147,7 +147,10 @@ class Ready(Message, frozen=True, kw_only=True):
     dtype: str
     weight_bytes: int
     cache_bytes: int
+    cache_blocks: int
     cache_tokens: int
+    threads: int
+    kernels: str
     seconds: float
 
 

@@ -202,7 +202,10 @@ class ModelCard:
     numerics: Literal["exact", "close"] = "close"
     weight_bytes: int = 0
     cache_bytes: int = 0
+    cache_blocks: int = 0
     cache_tokens: int = 0
+    threads: int = 0
+    kernels: str = ""
     load_seconds: float = 0.0
     loaded_at: float = 0.0  # seconds since the epoch
     training_run: str = ""

@@ -11,7 +11,6 @@ from stretto.v1 import server_pb2 as pb
 from stretto.v1 import server_pb2_grpc as rpc
 
 API_VERSIONS = ("stretto.v1",)
-KERNELS = "torch"
 
 
 class ServerService(rpc.ServerServiceServicer):
@@ -22,7 +21,7 @@ class ServerService(rpc.ServerServiceServicer):
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, call: Call) -> pb.GetServerInfoResponse:
         settings, limits = self._settings, self._settings.limits()
-        devices = {card.device for card in self._engine.cards() if card.state == "ready"}
+        ready = [card for card in self._engine.cards() if card.state == "ready"]
         return pb.GetServerInfoResponse(
             version=importlib.metadata.version("stretto"),
             api_versions=API_VERSIONS,
@@ -32,7 +31,7 @@ class ServerService(rpc.ServerServiceServicer):
             max_inputs_per_request=settings.max_inputs,
             max_queue_size=settings.max_queue_requests,
             max_batch_tokens=limits.step_tokens,
-            device="; ".join(sorted(devices)),
-            cpu_threads=settings.threads,
-            kernels=KERNELS,
+            device="; ".join(sorted({card.device for card in ready})),
+            cpu_threads=max((card.threads for card in ready), default=settings.threads),
+            kernels="; ".join(sorted({card.kernels for card in ready})),
         )

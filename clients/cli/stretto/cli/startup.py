@@ -112,9 +112,10 @@ def model_lines(card: ModelCard, *, width: int) -> list[str]:
         f"  {card.name:<{width}}   {tasks:<14}   {kind:<9} {byte_size(card.weight_bytes):>9}"
         f"   ready in {card.load_seconds:.1f} s"
     )
-    chosen = [f"on {card.device}"]
+    chosen = [f"on {card.device}", f"{card.kernels} kernels"]
     if card.cache_tokens:
-        chosen.append(f"cache of {byte_size(card.cache_bytes)} for {card.cache_tokens:,} tokens")
+        cache = f"{card.cache_blocks:,} blocks for {card.cache_tokens:,} tokens"
+        chosen.append(f"cache of {byte_size(card.cache_bytes)}: {cache}")
     return [first, *(f"      {note}" for note in [", ".join(chosen), *card.notes])]
 
 
@@ -186,7 +187,10 @@ def _facts(card: ModelCard) -> dict[str, object]:
         "dtype": card.dtype,
         "quantization": card.quantization,
         "weight_bytes": card.weight_bytes,
+        "threads": card.threads,
+        "kernels": card.kernels,
         "cache_bytes": card.cache_bytes,
+        "cache_blocks": card.cache_blocks,
         "cache_tokens": card.cache_tokens,
         "load_seconds": round(card.load_seconds, 3),
         "version": card.version,
