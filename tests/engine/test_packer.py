@@ -81,3 +81,11 @@ def test_the_account_says_what_a_text_was_batched_with() -> None:
     first, second = packer.commit(packer.plan(64, 1.0), [b"", b""], 3.0)
     assert (first.account.co_batched_tokens, second.account.co_batched_tokens, first.account.max_batch) == (5, 3, 2)
     assert (first.account.queue_seconds, first.account.prefill_seconds) == (1.0, 2.0)
+
+
+def test_the_other_texts_of_a_request_are_not_tokens_of_other_requests() -> None:
+    packer = Packer()
+    for request_id, index, length in [(1, 0, 3), (1, 1, 5), (2, 0, 7)]:
+        packer.add(text(request_id, length, index), now=0.0)
+    events = packer.commit(packer.plan(64, 1.0), [b""] * 3, 3.0)
+    assert [event.account.co_batched_tokens for event in events] == [7, 7, 8]

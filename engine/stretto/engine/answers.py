@@ -37,7 +37,7 @@ def embed_answer(
     return EmbedAnswer(
         results=tuple(results),
         usage=Usage(prompt_tokens=tokens),
-        telemetry=telemetry(call.options, _together(accounts), tokenized, None),
+        telemetry=telemetry(call.options, together(accounts), tokenized, None),
     )
 
 
@@ -80,11 +80,11 @@ def score_answer(
     return ScoreAnswer(
         results=tuple(results),
         usage=usage,
-        telemetry=telemetry(call.options, _together(accounts), tokenized, None),
+        telemetry=telemetry(call.options, together(accounts), tokenized, None),
     )
 
 
-def _together(accounts: list[Account]) -> Account:
+def together(accounts: list[Account]) -> Account:
     """The account of a request out of its texts': the longest times, and the steps' extremes."""
     if not accounts:
         return Account(queue_seconds=0.0, prefill_seconds=0.0, decode_seconds=0.0)
@@ -97,6 +97,8 @@ def _together(accounts: list[Account]) -> Account:
         max_batch=max(a.max_batch for a in accounts),
         mean_batch=sum(a.mean_batch for a in accounts) / len(accounts),
         co_batched_tokens=max(a.co_batched_tokens for a in accounts),
+        preemptions=sum(a.preemptions for a in accounts),
+        peak_blocks=max(a.peak_blocks for a in accounts),
         queue_position=min(a.queue_position for a in accounts),
     )
 
@@ -111,6 +113,7 @@ def joined(before: Telemetry | None, more: Telemetry) -> Telemetry:
         tokenization_seconds=sum(each.tokenization_seconds for each in both),
         queue_seconds=max(each.queue_seconds for each in both),
         prefill_seconds=max(each.prefill_seconds for each in both),
+        total_seconds=max(each.total_seconds for each in both),
         steps=steps,
         min_batch=min((each.min_batch for each in both if each.steps), default=0),
         max_batch=max(each.max_batch for each in both),

@@ -2,6 +2,7 @@
 
 import math
 from bisect import insort
+from collections import Counter
 from dataclasses import dataclass
 
 from stretto.engine.account import Tally
@@ -100,11 +101,13 @@ class Packer:
 
     def commit(self, batch: list[Text], vectors: list[bytes], now: float) -> list[Vector]:
         """The events of texts that were encoded together."""
-        total = sum(len(text.request.ids) for text in batch)
-        return [self._done(text, vector, len(batch), total, now) for text, vector in zip(batch, vectors, strict=True)]
+        own: Counter[int] = Counter()
+        for text in batch:
+            own[text.request.id] += len(text.request.ids)
+        return [self._done(text, vector, len(batch), own, now) for text, vector in zip(batch, vectors, strict=True)]
 
-    def _done(self, text: Text, vector: bytes, batch: int, total: int, now: float) -> Vector:
+    def _done(self, text: Text, vector: bytes, batch: int, own: Counter[int], now: float) -> Vector:
         request = text.request
-        text.tally.step(batch=batch, others_tokens=total - len(request.ids))
+        text.tally.step(batch=batch, others_tokens=own.total() - own[request.id])
         text.tally.result(now)
         return Vector(id=request.id, index=request.index, vector=vector, account=text.tally.close(now))
