@@ -179,6 +179,12 @@ async def test_what_cannot_be_done_is_refused_and_leaves_no_place_taken(
     assert (engine.admission.num_requests, engine.admission.num_tokens) == (0, 0)
 
 
+async def test_a_version_that_is_not_the_one_wanted_is_told_with_its_model(engine: Engine) -> None:
+    with pytest.raises(VersionMismatch) as caught:
+        await answered(engine, ask(expected_version="sha256:0"))
+    assert caught.value.metadata == {"model": "tiny", "version": engine.card("tiny").version}
+
+
 @pytest.mark.parametrize(
     ("wishes", "stopping", "path", "said"),
     [
@@ -311,6 +317,13 @@ async def test_a_killed_engine_loses_what_runs_and_a_new_one_answers_the_same(en
     await until(lambda: engine.alive and engine.card("tiny").state == "ready")
     _, after, _ = await answered(engine, ask())
     assert "".join(delta.text for delta in after) == "".join(delta.text for delta in before)
+
+
+async def test_while_a_new_engine_loads_a_model_again_its_requests_are_lost_too(engine: Engine) -> None:
+    engine._await_another()
+    assert engine.alive
+    with pytest.raises(EngineLost, match="tiny is being loaded again"):
+        await answered(engine, ask())
 
 
 async def test_the_last_words_of_an_engine_process_are_in_the_servers_log(

@@ -306,6 +306,8 @@ class Engine:
             )
         if not self.alive:
             raise EngineLost("the engine process is being restarted. Try again.", retry_after=1.0)
+        if card.state == "loading" and card.loaded_at:
+            raise EngineLost(f"the engine process died, and {name} is being loaded again. Try again.", retry_after=1.0)
         if card.state != "ready" or not card.version:
             state = f"{card.name} is {'loading' if card.state == 'ready' else card.state}. {card.error}"
             raise ModelNotReady(state.strip(), field="model", metadata={"model": name}, retry_after=1.0)
@@ -313,7 +315,7 @@ class Engine:
             raise VersionMismatch(
                 f"{card.name} is {card.version}, not {expected_version}.",
                 field="expected_model_version",
-                metadata={"version": card.version},
+                metadata={"model": name, "version": card.version},
             )
         return served
 
