@@ -47,6 +47,11 @@ async def test_an_embedding_model_is_shown_with_its_pooling_and_prompts(running)
     assert not model.HasField("default_sampling")
 
 
+async def test_a_cache_smaller_than_the_context_is_the_most_that_an_answer_can_have(running):
+    running.engine.put("writer", cache_tokens=48)
+    assert (await running.models.GetModel(pb.GetModelRequest(model="writer"))).model.max_output_tokens == 48
+
+
 async def test_a_failed_model_says_why(running):
     running.engine.put("writer", state="failed", error="tensor x is missing")
     model = (await running.models.GetModel(pb.GetModelRequest(model="writer"))).model

@@ -210,3 +210,8 @@ class ModelCard:
     loaded_at: float = 0.0  # seconds since the epoch
     training_run: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def max_sequence_tokens(self) -> int:
+        """How many tokens one sequence may have: the model's context, or the whole cache where that is smaller."""
+        return min(self.context, self.cache_tokens or self.context)

@@ -139,8 +139,8 @@ class Served:
 
     @property
     def context(self) -> int:
-        """How many tokens one sequence may have: the model's context, or the whole cache where that is smaller."""
-        return min(self.checkpoint.context, self.card.cache_tokens or self.checkpoint.context)
+        """How many tokens one sequence may have."""
+        return self.card.max_sequence_tokens
 
     def _prompt_parts(self, call: GenerateCall) -> tuple[list[int], tuple[int, ...], tuple[int, ...], str]:
         """The prompt's own tokens, the special ones before and after, and the field that it came from."""

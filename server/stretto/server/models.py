@@ -62,7 +62,7 @@ def _written(card: ModelCard) -> pb.Model:
         numerics=writing.NUMERICS[card.numerics],
         vocab_size=card.vocab_size,
         max_input_tokens=card.max_input_tokens,
-        max_output_tokens=card.context if Task.GENERATE in card.tasks else 0,
+        max_output_tokens=card.max_sequence_tokens if Task.GENERATE in card.tasks else 0,
         default_overflow_policy=writing.overflow(writing.default_overflow(card)),
         has_chat_template=card.has_chat_template,
         eos_token_ids=card.eos_token_ids,
