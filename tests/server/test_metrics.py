@@ -260,6 +260,11 @@ async def test_every_series_whose_labels_are_known_is_there_before_the_first_req
     assert set(await samples(running)) == set(before)
 
 
+@pytest.mark.parametrize("reason", ["QUEUE_FULL", "TENANT_LIMIT", "STARTING", "DRAINING", "MODEL_NOT_READY"])
+async def test_each_reason_to_refuse_at_the_door_is_there_before_the_first_refusal(running, reason):
+    assert value(await samples(running), "admission_rejections_total", task="embed", reason=reason) == 0
+
+
 async def test_counts_outlive_the_engine_process(running):
     await generate(running)
     running.engine.alive = False

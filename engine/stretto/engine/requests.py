@@ -124,7 +124,7 @@ class Chat:
 
     def __post_init__(self) -> None:
         if not self.messages:
-            raise EmptyInput("chat.messages is empty; a chat needs at least one message", field="chat.messages")
+            raise EmptyInput("chat.messages is empty; a chat needs at least one message.", field="chat.messages")
 
 
 Prompt = TextPrompt | TokenPrompt | Chat

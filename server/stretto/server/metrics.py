@@ -12,7 +12,7 @@ from stretto.engine.messages import Figures, Freed, Gauges, Step
 from stretto.engine.requests import Task
 from stretto.engine.results import Delta, InputReport, ModelCard, Telemetry, Usage
 from stretto.server.call import Call
-from stretto.server.errors import Starting
+from stretto.server.errors import Starting, TenantLimit
 from stretto.server.instruments import (
     SECONDS,
     AnswerInstruments,
@@ -27,7 +27,7 @@ UNKNOWN = "unknown"  # the model label where no loaded model was chosen: names t
 
 NO_ADAPTER = ""
 
-REJECTIONS = (Overloaded, Starting, Draining, ModelNotReady)
+REJECTIONS = (Overloaded, TenantLimit, Starting, Draining, ModelNotReady)
 PHASES = ("waiting", "answering")
 STATES = ("free", "held", "published")
 KINDS = {Task.GENERATE: ("prefill", "decode", "mixed"), Task.EMBED: ("encode",)}
