@@ -123,3 +123,8 @@ def test_info_shows_what_the_server_is(stretto) -> None:
     }
     info = json_format.Parse(stretto("info", "--json").stdout, server_pb2.GetServerInfoResponse())
     assert (info.version, info.max_inputs_per_request) == ("1.2.3", 2048)
+
+
+def test_info_counts_no_threads_where_the_server_was_told_no_number(stretto, server) -> None:
+    server.limits = server_pb2.GetServerInfoResponse(device="cpu (2 threads)", kernels="torch")
+    assert "\ndevice         cpu (2 threads), kernels torch\n" in stretto("info").stdout

@@ -30,7 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print(f"version        {info.version} ({', '.join(info.api_versions)})")
     print(f"up for         {_time(info.uptime_seconds)}")
-    print(f"device         {info.device}, {info.cpu_threads} threads, kernels {info.kernels}")
+    threads = f"{info.cpu_threads} threads, " if info.cpu_threads else ""  # 0: torch's choice, which the device shows
+    print(f"device         {info.device}, {threads}kernels {info.kernels}")
     print(f"one request    {byte_size(info.max_request_bytes)}, {info.max_inputs_per_request:,} texts")
     print(f"one reply      {byte_size(info.max_response_bytes)}")
     print(f"may wait       {info.max_queue_size:,} requests")
