@@ -90,7 +90,7 @@ def test_tls_or_a_token_opens_the_address_of_grpc_and_not_that_of_the_metrics(se
 
 def test_what_opens_an_address_is_said_where_it_is_refused():
     assert problems({"listen": "0.0.0.0:50051"}) == [
-        "0.0.0.0 can be reached from other machines, and neither TLS nor a token is set. "
+        "0.0.0.0 can be reached from other machines, and neither TLS nor a token is set.\n"
         "Set --tls-cert/--tls-key or --token-file, or say --insecure if you mean it."
     ]
 

@@ -358,12 +358,12 @@ def _exposed(values: Mapping[str, object]) -> list[str]:
     grpc, metrics = values["listen"], values["metrics_listen"]
     if isinstance(grpc, Address) and not grpc.is_loopback and not (values["tls_cert"] or values["token_file"]):
         problems.append(
-            f"{grpc.host} can be reached from other machines, and neither TLS nor a token is set. "
+            f"{grpc.host} can be reached from other machines, and neither TLS nor a token is set.\n"
             "Set --tls-cert/--tls-key or --token-file, or say --insecure if you mean it."
         )
     if isinstance(metrics, Address) and not metrics.is_loopback:
         problems.append(
-            f"{metrics.host} can be reached from other machines, and --metrics-listen has neither TLS nor tokens. "
+            f"{metrics.host} can be reached from other machines, and --metrics-listen has neither TLS nor tokens.\n"
             "Keep it on 127.0.0.1, or say --insecure if you mean it."
         )
     return problems
