@@ -87,7 +87,9 @@ async def test_the_tokens_of_an_answer_that_was_left_are_counted_as_they_came(ru
     call.cancel()
     await asyncio.wait_for(running.engine.left.wait(), 5)
     counted = value(await samples(running), "completion_tokens_total", **labels)
-    assert json.loads(running.log.getvalue().splitlines()[-1])["tokens_out"] == counted >= 3
+    line = json.loads(running.log.getvalue().splitlines()[-1])
+    assert line["tokens_out"] == counted >= 3
+    assert line["tokens_in"] == 3  # known since it started
 
 
 async def test_an_embedding_is_counted_too(running):

@@ -247,7 +247,8 @@ class Interceptor(grpc.aio.ServerInterceptor):
         if call.usage:
             facts |= {"tokens_in": call.usage.prompt_tokens, "cached": call.usage.cached_prompt_tokens}
             facts["tokens_out"] = call.usage.completion_tokens
-        elif call.num_generated:
+        elif call.reports:  # an answer that was left: what it had by then
+            facts["tokens_in"] = sum(report.token_count for report in call.reports)
             facts["tokens_out"] = call.num_generated
         if call.telemetry:
             facts["queue_ms"] = _milliseconds(call.telemetry.queue_seconds)
