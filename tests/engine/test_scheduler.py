@@ -238,6 +238,7 @@ def test_queue_timeout_is_for_those_who_never_started() -> None:
     run.drain()
     (failed,) = [e for e in run.events if isinstance(e, Failed)]
     assert (failed.id, failed.reason) == (2, "QUEUE_TIMEOUT")
+    assert "; 0 sequences of other requests are waiting" in failed.message  # not the one that gives up
     assert run.tokens(1) == alone([1, 2], 10)
 
 

@@ -121,7 +121,11 @@ class Scheduler:
                 events.append(Failed(id=request.id, reason=DeadlineExpired.reason, message=text))
                 self.cancel(request.id)
             elif request.start_by is not None and now >= request.start_by and entry.tally.started is None:
-                text = f"No step took the request within its queue_timeout; {len(self._waiting)} sequences are waiting."
+                others = sum(sequence.request.id != request.id for sequence in self._waiting)
+                text = (
+                    f"No step took the request within its queue_timeout; {others} sequences of other requests are "
+                    "waiting."
+                )
                 events.append(Failed(id=request.id, reason=QueueTimeout.reason, message=text))
                 self.cancel(request.id)
             elif request.stop_at is not None and now >= request.stop_at:
