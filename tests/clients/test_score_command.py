@@ -125,6 +125,6 @@ def test_info_shows_what_the_server_is(stretto) -> None:
     assert (info.version, info.max_inputs_per_request) == ("1.2.3", 2048)
 
 
-def test_info_counts_no_threads_where_the_server_was_told_no_number(stretto, server) -> None:
+def test_info_counts_no_threads_where_their_number_is_not_known_yet(stretto, server) -> None:
     server.limits = server_pb2.GetServerInfoResponse(device="cpu (2 threads)", kernels="torch")
     assert "\ndevice         cpu (2 threads), kernels torch\n" in stretto("info").stdout
