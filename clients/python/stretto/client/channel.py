@@ -16,8 +16,9 @@ DEFAULT_TARGET = "127.0.0.1:50051"
 MAX_MESSAGE_BYTES = 64 << 20
 SERVICES = ("GenerationService", "EmbeddingService", "TokenizerService", "ModelService", "ServerService")
 
-# Retried: only what no server has begun. A server sends its headers when it admits a request, and grpc never retries
-# after headers. CANCELLED is what a server that is just stopping says to a call that it has not taken yet.
+# Retried: what no server has begun, and what has no side effects. A server sends its headers when it admits a Generate
+# or opens a stream, and grpc never retries after headers; of Embed and Score they come with the answer. CANCELLED is
+# what a server that is just stopping says to a call that it has not taken yet.
 # RESOURCE_EXHAUSTED is not retried: who asks a full queue again makes it fuller; the caller gets `retry_after`.
 # retryThrottling is the retry budget: after fifty failures more than a tenth of the successes retries stop.
 # Where a name has several addresses, calls take turns, so that a retry asks another server than the one that stops.
