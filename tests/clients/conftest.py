@@ -102,6 +102,7 @@ class Standin(
         self.stopping = threading.Event()
         self.draining = False
         self.break_after: str | None = None  # once
+        self.loading = 0  # how many more attempts to resume a stream find the model loading
         self.version = "v1"
         self.stream_options = generation_pb2.StreamOptions()
         self.limits: server_pb2.GetServerInfoResponse | None = LIMITS
@@ -146,6 +147,11 @@ class Standin(
         self._note(request, context, name)
         text = self._text(request)
         self._misbehave(text, request, context)
+        if self.attempts[name] > 1 and self.loading:
+            self.loading -= 1
+            context.abort_with_status(
+                rpc_status.to_status(status("FAILED_PRECONDITION", "MODEL_NOT_READY", "talker is loading."))
+            )
         if request.expected_model_version not in ("", self.version):
             context.abort_with_status(rpc_status.to_status(status("FAILED_PRECONDITION", "VERSION_MISMATCH", "no.")))
         gone = threading.Event()
@@ -473,7 +479,7 @@ def server(standin: Standin) -> Standin:
     standin.metadata.clear()
     standin.attempts.clear()
     standin.version, standin.limits, standin.accepted_inputs = "v1", LIMITS, 2**31
-    standin.break_after = None
+    standin.break_after, standin.loading = None, 0
     standin.info_count = standin.most_in_flight = 0
     while not standin.left.empty():
         standin.left.get()

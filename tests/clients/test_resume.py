@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stretto.client import AsyncClient, Client, Piece, StrettoError, Unavailable, VersionMismatch
+from stretto.client import AsyncClient, Client, ModelNotReady, Piece, StrettoError, Unavailable, VersionMismatch
 from stretto.v1 import generation_pb2
 
 Read = Callable[..., tuple[list[Piece], Any]]
@@ -100,12 +100,31 @@ def test_the_best_of_several_is_not_resumed_once_some_of_it_came(read: Read, ser
     assert joined(pieces)[0] == "one two"
 
 
-@pytest.mark.parametrize(("options", "attempts"), [({}, 4), ({"resume": False}, 1), ({"timeout": 0.4}, 2)])
+@pytest.mark.parametrize(("options", "attempts"), [({}, 5), ({"resume": False}, 1), ({"timeout": 0.4}, 2)])
 def test_it_gives_up_with_the_server_s_own_error(read: Read, server, options: dict[str, Any], attempts: int) -> None:
     with pytest.raises(Unavailable) as caught:
         read(server.target, "doomed", request_id="r", **options)
     assert caught.value.reason == "ENGINE_LOST"
     assert server.attempts["r"] == attempts
+
+
+def test_a_server_that_comes_back_is_given_the_time_to_load_its_model(read: Read, server) -> None:
+    server.loading = 6  # more often than a broken stream is tried again
+    pieces, stream = read(server.target, "four three broken one")
+    assert joined(pieces) == ("one broken three four", [3, 6, 5, 4])
+    assert stream.resumed == 1
+
+
+def test_a_model_that_loads_for_ever_is_waited_for_until_the_timeout(read: Read, server) -> None:
+    server.loading = 1000
+    with pytest.raises(ModelNotReady):
+        read(server.target, "four three broken one", timeout=1.0)
+
+
+def test_a_model_that_loads_is_not_waited_for_where_nothing_broke(read: Read, server) -> None:
+    with pytest.raises(ModelNotReady):
+        read(server.target, "fail:FAILED_PRECONDITION:MODEL_NOT_READY", request_id="r")
+    assert server.attempts["r"] == 1
 
 
 def test_another_checkpoint_never_goes_on_with_an_answer(read: Read, server) -> None:

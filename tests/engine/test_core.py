@@ -432,8 +432,9 @@ async def test_a_model_whose_weights_do_not_fit_is_named_and_its_neighbour_answe
             await engine.ready()
         await until(lambda: engine.card("tiny").state == "ready" and bool(engine.card("tiny").version))
         assert (await answered(engine, ask()))[2].usage.completion_tokens == 5
-        with pytest.raises(ModelNotReady, match="bad is failed"):
+        with pytest.raises(ModelNotReady, match="bad is failed") as refused:
             await answered(engine, replace(ask(), model="bad"))
+        assert refused.value.retry_after is None  # it stays so
         assert (await answered(engine, ask()))[2].usage.completion_tokens == 5
     finally:
         await engine.close()

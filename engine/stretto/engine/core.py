@@ -310,7 +310,8 @@ class Engine:
             raise EngineLost(f"the engine process died, and {name} is being loaded again. Try again.", retry_after=1.0)
         if card.state != "ready" or not card.version:
             state = f"{card.name} is {'loading' if card.state == 'ready' else card.state}. {card.error}"
-            raise ModelNotReady(state.strip(), field="model", metadata={"model": name}, retry_after=1.0)
+            wait = None if card.state == "failed" else 1.0  # what failed to load stays so
+            raise ModelNotReady(state.strip(), field="model", metadata={"model": name}, retry_after=wait)
         if expected_version and expected_version != card.version:
             raise VersionMismatch(
                 f"{card.name} is {card.version}, not {expected_version}.",

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stretto.client.errors import Cancelled, StrettoError, Unavailable, broken
+from stretto.client.errors import Cancelled, ModelNotReady, StrettoError, Unavailable, broken
 from stretto.client.replies import (
     read_input,
     read_logprobs,
@@ -20,8 +20,9 @@ from stretto.client.results import InputReport, Piece, PositionLogprobs, Progres
 from stretto.v1 import generation_pb2
 
 LOGGER = logging.getLogger("stretto.client")
-# Seconds before each attempt to resume; a server that says how long to wait is believed where that is longer.
-DELAYS = (0.1, 0.5, 2.0)
+# Seconds before each attempt to resume: together what a server takes to start again. One that says how long to wait is
+# believed where that is longer.
+DELAYS = (0.1, 0.5, 2.0, 4.0)
 
 
 class StreamedAnswer:
@@ -118,11 +119,11 @@ class StreamedAnswer:
 
     def _delay(self, error: StrettoError) -> float:
         """Seconds to wait before the stream is resumed; raises the error where it is not."""
+        if self._is_back(error):
+            return self._in_time(error.retry_after or 0, error)
         if not (self._resume and self._can_go_on(error) and self.resumed < len(DELAYS)):
             raise error
-        delay = max(DELAYS[self.resumed], error.retry_after or 0)
-        if delay >= self._seconds_left:
-            raise error
+        delay = self._in_time(max(DELAYS[self.resumed], error.retry_after or 0), error)
         self.resumed += 1
         LOGGER.warning(
             "request %s broke after %d tokens (%s: %s); resuming it, attempt %d of %d",
@@ -134,6 +135,15 @@ class StreamedAnswer:
             len(DELAYS),
         )
         return delay
+
+    def _in_time(self, delay: float, error: StrettoError) -> float:
+        if delay >= self._seconds_left:
+            raise error
+        return delay
+
+    def _is_back(self, error: StrettoError) -> bool:
+        """The server that this stream broke with has started again and loads the model: no further attempt, a wait."""
+        return self.resumed > 0 and isinstance(error, ModelNotReady) and error.retry_after is not None
 
     def _can_go_on(self, error: StrettoError) -> bool:
         """Before the start grpc itself has tried again, but for a connection that broke after the headers."""

@@ -154,9 +154,9 @@ class Calls(
         and the last piece. `on_progress` is called with a `Progress` while the prompt is read.
 
         A stream that breaks (the connection is lost, the server stops or restarts) is resumed where it broke, with the
-        same seed and the same checkpoint, up to three times within `timeout`: pieces go on as if nothing had
-        happened, `resumed` counts, and a warning of the logger "stretto.client" says so. `resume=False` raises
-        instead.
+        same seed and the same checkpoint, up to four times within `timeout`; a server that is back and still loads
+        the model is waited for. Pieces go on as if nothing had happened, `resumed` counts, and a warning of the logger
+        "stretto.client" says so. `resume=False` raises instead.
         """
         given, seconds = checked(StreamOptions, options), self._seconds(options)
         return self._stream(requests.stream(prompt, given, seconds), given, seconds)
