@@ -121,6 +121,16 @@ def test_an_answer_that_was_resumed_is_whole_and_that_is_said(stretto) -> None:
     assert ran.stderr == "note: the connection broke on the way; the answer was resumed where it stood.\n"
 
 
+def test_an_error_in_the_middle_of_an_answer_begins_a_line_of_its_own(stretto) -> None:
+    ran = stretto("generate", "jump over tokens")
+    assert (ran.returncode, ran.stdout) == (1, "tokens \n")
+    assert ran.stderr.startswith("error: the stream jumped to token ")
+
+
+def test_a_refusal_prints_nothing_where_the_answer_would_be(stretto) -> None:
+    assert stretto("generate", "fail:INVALID_ARGUMENT:INVALID_PARAMETER").stdout == ""
+
+
 def test_prompts_of_a_file_are_answered_a_line_each_in_their_order(stretto, tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("".join(f"again {number}\n" for number in range(50)))

@@ -132,10 +132,14 @@ def _print_whole(answer: "Generation", *, as_json: bool) -> int:
 
 def _print_pieces(stream: "Stream", *, asked: int) -> int:
     text, last = "", None
-    for piece in stream:
-        text, last = piece.text or text, piece.finish_reason or last
-        print(piece.text, end="", flush=True)
-    if not text.endswith("\n"):
+    try:
+        for piece in stream:
+            text, last = piece.text or text, piece.finish_reason or last
+            print(piece.text, end="", flush=True)
+    finally:  # what follows has a line of its own, an error and "interrupted" too
+        if text and not text.endswith("\n"):
+            print(flush=True)
+    if not text:
         print()
     if last == "max_tokens" and asked == DEFAULTS["max_tokens"]:
         note(f"stopped after {asked} tokens; --max-tokens N asks for more.")
