@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from stretto.cli.failure import used_wrongly
 from stretto.cli.readers import number, whole_number
+from stretto.cli.texts import decoded
 
 if TYPE_CHECKING:
     from stretto.client import Client
@@ -50,4 +51,4 @@ def client_of(arguments: argparse.Namespace) -> "Client":
 
 
 def _token(path: Path | None) -> str | None:
-    return None if path is None else path.read_text("utf-8").strip()
+    return None if path is None else decoded(path.read_bytes(), str(path)).strip()

@@ -7,6 +7,13 @@ from typing import TextIO
 from stretto.cli.failure import CommandFailed
 
 INDENT = " " * len("error: ")
+NO_CONNECTION = {
+    "UNKNOWN_HOST": "Check --target, or STRETTO_TARGET.",
+    "UNTRUSTED": "Name the authority that signed it:  --tls-ca FILE",
+    "NOT_ENCRYPTED": "Leave out --tls and --tls-ca, or start the server with --tls-cert and --tls-key.",
+    "HUNG_UP": "If it speaks TLS:  --tls-ca FILE, or --tls",
+}
+ADVICE = {"UNAUTHENTICATED": "A file that holds nothing but the token:  --token-file FILE"}
 RESUMED = "the connection broke on the way; the answer was resumed where it stood."
 
 
@@ -50,11 +57,16 @@ def _of_the_client(error: Exception) -> str:
         return error.message
     if error.reason == "UNREACHABLE":
         return f"{error.message}  Start a server:  stretto serve"
+    if error.reason in NO_CONNECTION:
+        return _joined(error.message, NO_CONNECTION[error.reason])
     request = f", request {error.request_id}" if error.request_id else ""
     wait = "" if error.retry_after is None else f"Try again in {error.retry_after:g} s."
+    advice = ADVICE.get(error.reason, "")
     notes = getattr(error, "__notes__", [])
     return "\n".join(
-        line for line in (error.message, wait, *notes, f"({error.code.name} from {error.target}{request})") if line
+        line
+        for line in (error.message, advice, wait, *notes, f"({error.code.name} from {error.target}{request})")
+        if line
     )
 
 

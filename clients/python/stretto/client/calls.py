@@ -83,7 +83,7 @@ class Calls(
         timeout: float = 60.0,
         token: str | None = None,
         tls: bool = False,
-        root_certificates: Path | None = None,
+        root_certificates: Path | str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self._connection = connection(

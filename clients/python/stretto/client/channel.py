@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +78,7 @@ def connection(
     timeout: float,
     token: str | None,
     tls: bool,
-    root_certificates: Path | None,
+    root_certificates: Path | str | None,
     metadata: Mapping[str, str] | None,
 ) -> Connection:
     """Refuses here what grpc would only refuse in the middle of a call."""
@@ -103,11 +104,22 @@ def checked_timeout(timeout: float) -> float:
     return float(timeout)
 
 
-def _credentials(tls: bool, root_certificates: Path | None) -> grpc.ChannelCredentials | None:
+def _credentials(tls: bool, root_certificates: Path | str | None) -> grpc.ChannelCredentials | None:
     if not tls and root_certificates is None:
         return None
-    roots = None if root_certificates is None else Path(root_certificates).read_bytes()
-    return grpc.ssl_channel_credentials(root_certificates=roots)
+    return grpc.ssl_channel_credentials(None if root_certificates is None else _roots(Path(root_certificates)))
+
+
+def _roots(file: Path) -> bytes:
+    """grpc says of a file without certificates only that a handshake failed."""
+    data = file.read_bytes()
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except ssl.SSLError:
+        raise invalid(
+            f"root_certificates must be a file of certificates in PEM; {file} is none.", "root_certificates"
+        ) from None
+    return data
 
 
 def _metadata(token: str | None, metadata: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -145,7 +145,10 @@ class DeadlineUnreachable(DeadlineExceeded):
 
 
 class Unavailable(StrettoError):
-    """Nothing answers (reason UNREACHABLE), or the server is starting, stopping or recovering."""
+    """Nothing answers, or the server is starting, stopping or recovering; `reason` says which.
+
+    Without a connection it is UNREACHABLE, UNKNOWN_HOST, HUNG_UP, or of TLS UNTRUSTED or NOT_ENCRYPTED.
+    """
 
 
 class Unauthenticated(StrettoError):

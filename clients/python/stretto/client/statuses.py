@@ -1,5 +1,6 @@
 """From a gRPC failure to the exception that names it: the only place that reads status details."""
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -41,6 +42,17 @@ BY_CODE: dict[grpc.StatusCode, type[errors.StrettoError]] = {
     grpc.StatusCode.UNIMPLEMENTED: errors.NotImplementedByServer,
 }
 CODES = {code.value[0]: code for code in grpc.StatusCode}
+LARGER_THAN_MAX = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
+NO_CONNECTION = (
+    ("CERTIFICATE_VERIFY_FAILED", "UNTRUSTED", "shows a certificate that none of the trusted authorities has signed."),
+    ("Hostname Verification Check failed", "UNTRUSTED", "shows a certificate that is for another name."),
+    ("WRONG_VERSION_NUMBER", "NOT_ENCRYPTED", "does not speak TLS, and this client does."),
+    (
+        "last error: UNAVAILABLE: ",
+        "HUNG_UP",
+        "closes every connection: either it stops, or it speaks TLS and this client does not.",
+    ),
+)
 DETAILS, REQUEST_ID = "grpc-status-details-bin", "x-request-id"
 
 
@@ -135,13 +147,24 @@ def _details(data: bytes) -> status_pb2.Status | None:
 
 def _in_our_words(code: grpc.StatusCode, message: str, target: str) -> tuple[str, str]:
     """Reason and message of a status without details: grpc's own, on this end or the other."""
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in message:
-        return "MESSAGE_TOO_LARGE", f"a message is above the limit of one end: {message}"
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (sizes := LARGER_THAN_MAX.search(message)):
+        end = "the server" if message.startswith("SERVER:") else "this client"
+        return "MESSAGE_TOO_LARGE", f"a message of {sizes[1]} bytes is above the limit of {end}, {sizes[2]}."
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return "DEADLINE", f"no answer of {target} within the timeout."
+        return "DEADLINE", f"no whole answer of {target} within the timeout."
     if code is grpc.StatusCode.UNAVAILABLE:
-        cause = message.rsplit(": ", 1)[-1]
-        if "connect" in message or "resolution" in message:
-            return "UNREACHABLE", f"nothing answers at {target} ({cause[:1].lower()}{cause[1:]})."
-        return "CONNECTION_LOST", f"the connection to {target} broke: {message}"
+        return _of_the_connection(message, target)
     return code.name, message
+
+
+def _of_the_connection(message: str, target: str) -> tuple[str, str]:
+    """Why there is no connection, by the words that grpc has for it."""
+    for words, reason, sentence in NO_CONNECTION:
+        if words in message:
+            return reason, f"{target} {sentence}"
+    cause = message.rsplit(": ", 1)[-1].rstrip("]")
+    if "errors resolving" in message or "resolution" in message:
+        return "UNKNOWN_HOST", f"{target} has no address ({cause[:1].lower()}{cause[1:]})."
+    if "connect" in message:
+        return "UNREACHABLE", f"nothing answers at {target} ({cause[:1].lower()}{cause[1:]})."
+    return "CONNECTION_LOST", f"the connection to {target} broke: {message}"
