@@ -98,3 +98,8 @@ def test_a_token_file_that_is_not_text_is_refused(stretto, tmp_path: Path) -> No
         1,
         f"error: {tmp_path / 'token'} is not UTF-8: byte 0 is 0xff.",
     )
+
+
+def test_a_client_shows_whom_it_talks_to_and_no_token() -> None:
+    with Client("localhost:1", token="secret") as client:
+        assert repr(client) == "Client('localhost:1')"

@@ -57,6 +57,11 @@ def test_it_is_a_sequence_of_vectors(client: Client) -> None:
     assert vectors[0].input.token_count == 3
 
 
+def test_what_a_person_sees_of_many_vectors_is_short(client: Client) -> None:
+    assert repr(client.embed(TEXTS)) == "<Embeddings of 4 texts>"
+    assert repr(client.embed([*TEXTS, "fail"])) == "<Embeddings of 5 texts, 1 failed>"
+
+
 async def test_a_text_that_fails_leaves_the_others(embed) -> None:
     vectors = await embed(["good", "fail one", "fine too", "fail two"], request_id="r")
     assert list(vectors[0].vector) == [4, 1, 1]

@@ -1,6 +1,7 @@
 """Proves that every way a call can fail comes out as the error of that name, with what the server said of it."""
 
 import asyncio
+import copy
 import socket
 
 import grpc
@@ -95,6 +96,15 @@ async def test_the_async_client_raises_the_same(server, code: str) -> None:
 def test_every_error_is_exported_and_has_a_door() -> None:
     kinds = {*BY_REASON.values(), *BY_CODE.values()}
     assert all(kind.__name__ in stretto.client.__all__ for kind in kinds)
+
+
+def test_an_error_is_copied_with_all_it_knows_as_a_pool_of_processes_does(client: Client) -> None:
+    with pytest.raises(StrettoError) as caught:
+        client.generate("fail:RESOURCE_EXHAUSTED:QUEUE_FULL")
+    caught.value.add_note("of worker 3")
+    again = copy.deepcopy(caught.value)
+    assert type(again) is type(caught.value)
+    assert (str(again), vars(again)) == (str(caught.value), vars(caught.value))
 
 
 def test_the_timeout_of_a_call_ends_it(client: Client) -> None:

@@ -92,6 +92,9 @@ class Calls(
         self._known_limits: Limits | None = None
         self._open()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.target!r})"
+
     @property
     def target(self) -> str:
         """The address that is called."""

@@ -65,7 +65,7 @@ class Embedding:
         return self.reply.embedding.vectors
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Embeddings(Sequence[Embedding]):
     """n vectors of d dimensions, in the order of the texts.
 
@@ -110,6 +110,10 @@ class Embeddings(Sequence[Embedding]):
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def __repr__(self) -> str:
+        failed = f", {len(self.errors)} failed" if self.errors else ""
+        return f"<Embeddings of {len(self)} texts{failed}>"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> "NDArray[Any]":
         return _converted(self._matrix(), dtype, copy)

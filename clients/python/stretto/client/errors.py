@@ -32,6 +32,7 @@ StrettoError
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import grpc
 
@@ -66,6 +67,11 @@ class StrettoError(Exception):
         self.metadata = dict(metadata or {})
         self.retry_after = retry_after
         self.target = target
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """How a pool of processes sends it back: by itself Exception gives the message alone to `__init__`."""
+        made = partial(type(self), self.message, code=self.code, reason=self.reason)
+        return made, (), vars(self)
 
 
 class InvalidRequest(StrettoError):
