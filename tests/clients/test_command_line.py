@@ -287,6 +287,26 @@ def test_a_server_that_dies_is_told_once_and_in_our_words(mortal, surroundings: 
     process.stderr.close()
 
 
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (
+            ["generate", "hi", "--temprature", "1"],
+            "Did you mean --temperature?  stretto generate --help has the whole list.",
+        ),
+        (["generate", "hi", "--temp", "1"], "Did you mean --temperature?  stretto generate --help has the whole list."),
+        (["info", "--zzz"], "stretto info --help has the whole list."),
+        (["info", "more"], "stretto info --help has the whole list."),
+    ],
+)
+def test_an_option_that_is_not_there_is_refused_never_guessed(stretto, words: list[str], advice: str) -> None:
+    ran = stretto(*words)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    first, second = ran.stderr.splitlines()
+    assert first.startswith("error: unrecognized arguments: ")
+    assert second.strip() == advice
+
+
 def test_errors_are_coloured_on_a_terminal_unless_no_color_is_set(on_terminal) -> None:
     on_terminal("chta").expect("\x1b[1;31merror:\x1b[0m no command")
     assert on_terminal("chta", variables={"NO_COLOR": "1"}).expect("no command").endswith("error: no command")

@@ -9,6 +9,7 @@ import difflib
 import importlib
 import importlib.metadata
 import os
+import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -108,7 +109,9 @@ def _run(words: list[str]) -> int:
     if COMMANDS[name].extra == "cli" and "--debug" not in words:
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # a broken connection is told as an error, once, in our words
     try:
-        options = parser_of(name).parse_args(words)
+        options, unknown = parser_of(name).parse_known_args(words)
+        if unknown:
+            raise _unknown(name, unknown)
         code: int = _imported(name).run(options)
         return code
     except ModuleNotFoundError as missing:
@@ -134,6 +137,7 @@ def parser_of(chosen: str | None) -> Parser:
             name,
             usage=f"stretto {name} [OPTION ...] {command.takes}".rstrip(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,  # an option that comes later must not change what an old script says
         )
         below.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks of errors")
         if name == chosen:
@@ -156,6 +160,22 @@ def _lacking(name: str, missing: ModuleNotFoundError) -> CommandFailed:
         f"stretto {name} needs {missing.name}, which is not installed.",
         f"Install it:  pip install 'stretto[{extra}]'",
     )
+
+
+def _unknown(name: str, words: list[str]) -> CommandFailed:
+    options, word = re.findall(r"--([a-z-]+)", _options_of(name)), words[0].removeprefix("--")
+    begun = [option for option in options if word and option.startswith(word)]
+    near = begun or difflib.get_close_matches(word, options, n=1)
+    guess = f"Did you mean --{near[0]}?  " if near and words[0].startswith("--") and word not in options else ""
+    return used_wrongly(
+        f"unrecognized arguments: {' '.join(words)}.", f"{guess}stretto {name} --help has the whole list."
+    )
+
+
+def _options_of(name: str) -> str:
+    parser = Parser(prog=f"stretto {name}")
+    _imported(name).add_arguments(parser)
+    return parser.format_usage()
 
 
 def _meant(name: str) -> str:
