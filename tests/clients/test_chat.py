@@ -221,6 +221,13 @@ def test_a_question_that_failed_is_not_part_of_the_conversation(stretto, server)
     assert [turn.content for turn in server.requests[-1].chat.messages] == ["still here"]
 
 
+def test_retry_asks_the_question_that_failed_and_keeps_what_was_answered_before(stretto, server) -> None:
+    stretto("chat", text="one\nfail:INTERNAL:ENGINE_ERROR\n/retry\nlast\n")
+    asked = [[turn.content for turn in request.chat.messages] for request in server.requests]
+    failing = ["one", "one", "fail:INTERNAL:ENGINE_ERROR"]
+    assert asked == [["one"], failing, failing, ["one", "one", "last"]]
+
+
 def test_save_overwrites_nothing(stretto, tmp_path: Path) -> None:
     saved = tmp_path / "talk.json"
     saved.write_text("mine")

@@ -180,12 +180,12 @@ class ChatLoop:
             self._say(self._conversation.described(shown))
 
     def _retry(self, _: str) -> None:
-        before = list(self._conversation.turns)
+        before = list(self._conversation.turns), self._conversation.unanswered
         question = self._conversation.last_question()
         try:
             self._answer(question)
         except BaseException:
-            self._conversation.turns = before
+            self._conversation.turns, self._conversation.unanswered = before
             raise
 
     def _switch(self, name: str) -> None:

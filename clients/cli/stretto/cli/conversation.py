@@ -18,11 +18,14 @@ RESET = "default"
 
 @dataclass(slots=True, kw_only=True)
 class Conversation:
-    """`settings` are keyword arguments of the client's calls; None is the checkpoint's default."""
+    """`settings` are keyword arguments of the client's calls; None is the checkpoint's default. `unanswered` is the last
+    question where it failed or was stopped before its answer began.
+    """
 
     system: str = ""
     turns: "list[Message]" = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(CHAT_OPTIONS))
+    unanswered: str = ""
 
     @property
     def messages(self) -> "list[Message]":
@@ -30,17 +33,20 @@ class Conversation:
         return first + self.turns
 
     def ask(self, text: str) -> None:
+        self.unanswered = ""
         self.turns.append({"role": "user", "content": text})
 
     def answer(self, text: str) -> None:
         self.turns.append({"role": "assistant", "content": text})
 
     def take_back(self) -> None:
-        """Forget the question that got no answer at all."""
-        self.turns.pop()
+        """The question that got no answer at all is not part of the conversation; it can still be asked again."""
+        self.unanswered = self.turns.pop()["content"]
 
     def last_question(self) -> str:
         """Forget the last question and its answer; the question."""
+        if self.unanswered:
+            return self.unanswered
         while self.turns:
             turn = self.turns.pop()
             if turn["role"] == "user":
