@@ -103,3 +103,18 @@ def test_a_token_file_that_is_not_text_is_refused(stretto, tmp_path: Path) -> No
 def test_a_client_shows_whom_it_talks_to_and_no_token() -> None:
     with Client("localhost:1", token="secret") as client:
         assert repr(client) == "Client('localhost:1')"
+
+
+@pytest.mark.parametrize(
+    ("failure", "advice"),
+    [
+        ("UNAUTHENTICATED:UNAUTHENTICATED", "--token-file"),
+        ("INVALID_ARGUMENT:INPUT_TOO_LONG", "--truncate"),
+        ("NOT_FOUND:MODEL_NOT_FOUND", "--model"),
+        ("DEADLINE_EXCEEDED:", "--timeout"),
+    ],
+)
+def test_the_command_line_names_the_option_that_helps(stretto, failure: str, advice: str) -> None:
+    ran = stretto("generate", f"fail:{failure}")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert advice in ran.stderr.splitlines()[1]

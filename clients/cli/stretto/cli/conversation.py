@@ -18,8 +18,9 @@ RESET = "default"
 
 @dataclass(slots=True, kw_only=True)
 class Conversation:
-    """`settings` are keyword arguments of the client's calls; None is the checkpoint's default. `unanswered` is the last
-    question where it failed or was stopped before its answer began.
+    """`settings` are keyword arguments of the client's calls; None is the checkpoint's default.
+
+    `unanswered` is the last question where it failed or was stopped before its answer began.
     """
 
     system: str = ""

@@ -13,7 +13,12 @@ NO_CONNECTION = {
     "NOT_ENCRYPTED": "Leave out --tls and --tls-ca, or start the server with --tls-cert and --tls-key.",
     "HUNG_UP": "If it speaks TLS:  --tls-ca FILE, or --tls",
 }
-ADVICE = {"UNAUTHENTICATED": "A file that holds nothing but the token:  --token-file FILE"}
+ADVICE = {
+    "UNAUTHENTICATED": "A file that holds nothing but the token:  --token-file FILE",
+    "INPUT_TOO_LONG": "Such a policy is an option here:  --truncate",
+    "MODEL_NOT_FOUND": "--model NAME names one; stretto models lists them.",
+    "DEADLINE": "--timeout SECONDS waits longer.",
+}
 RESUMED = "the connection broke on the way; the answer was resumed where it stood."
 
 

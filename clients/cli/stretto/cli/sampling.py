@@ -66,7 +66,7 @@ CHAT_OPTIONS = OPTIONS | _named(
 )
 GENERATE_OPTIONS = OPTIONS | _named(
     Option(name="max_prompt_tokens", read=whole_number, help="with --truncate: cut to this many"),
-    Option(name="response_prefix", read=text, help="the answer starts with this"),
+    Option(name="response_prefix", read=text, help="the answer goes on from this; --echo prints it too"),
     Option(name="candidates", read=whole_number, help="answers to the same text; printed when whole"),
     Option(name="best_of", read=whole_number, help="draw this many, print the --candidates likeliest when whole"),
 )

@@ -130,7 +130,7 @@ class Calls(
 
         `priority`: larger runs earlier. `queue_timeout`: seconds to wait for a first step. `cache_salt` keeps cached
         prompts apart; `use_prefix_cache=False` neither reads nor writes them. `request_id` is yours to choose, else
-        made here. `timeout`: seconds for the whole call.
+        made here. `timeout`: seconds for the whole call; an answer that takes longer is lost, so set `max_tokens`.
 
         Raises InvalidRequest (`field` says where; InputTooLong, BadTokenId, ...), ModelNotFound, TaskNotSupported,
         Overloaded (`retry_after` seconds), DeadlineExceeded, Unavailable, ...

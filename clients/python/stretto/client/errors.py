@@ -143,7 +143,7 @@ class SlowReader(StrettoError):
 
 
 class DeadlineExceeded(StrettoError):
-    """The call's `timeout` is over."""
+    """The call's `timeout` is over. `max_tokens` or `time_limit` end an answer before; a stream keeps its pieces."""
 
 
 class DeadlineUnreachable(DeadlineExceeded):

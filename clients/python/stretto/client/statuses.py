@@ -151,7 +151,10 @@ def _in_our_words(code: grpc.StatusCode, message: str, target: str) -> tuple[str
         end = "the server" if message.startswith("SERVER:") else "this client"
         return "MESSAGE_TOO_LARGE", f"a message of {sizes[1]} bytes is above the limit of {end}, {sizes[2]}."
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return "DEADLINE", f"no whole answer of {target} within the timeout."
+        return (
+            "DEADLINE",
+            f"no whole answer of {target} within the timeout; a longer one, or a smaller `max_tokens`, helps.",
+        )
     if code is grpc.StatusCode.UNAVAILABLE:
         return _of_the_connection(message, target)
     return code.name, message
