@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
 from stretto.engine.config import Limits, LoadSpec
 from stretto.engine.core import Engine
-from stretto.engine.errors import EmptyInput, InputTooLong, InvalidRequest, ReplyTooLarge
+from stretto.engine.errors import BatchTooLarge, EmptyInput, InputTooLong, InvalidRequest, ReplyTooLarge
 from stretto.engine.requests import (
     Aggregation,
     Chunking,
@@ -184,6 +184,14 @@ async def test_a_text_of_more_chunks_than_may_be_fails_alone_with_both_figures(e
     assert isinstance(good, Embedding)
 
 
+async def test_inputs_of_more_chunks_than_a_call_may_have_are_refused_with_what_fits(engine: Engine) -> None:
+    inputs = [words(40)] * 500  # 40 chunks each, of one token beside the special ones
+    with pytest.raises(BatchTooLarge, match=r"500 inputs make 20000 chunks; the limit is 16384 .* first 409") as caught:
+        await engine.embed(ask(*inputs, **chunked(Aggregation.MEAN, max_chunk_tokens=3)))
+    assert (caught.value.field, caught.value.metadata["max_inputs"]) == ("inputs", "409")
+    assert engine.admission.num_requests == 0
+
+
 @pytest.mark.parametrize(
     ("chunking", "field", "said"),
     [
@@ -191,6 +199,7 @@ async def test_a_text_of_more_chunks_than_may_be_fails_alone_with_both_figures(e
         ({"max_chunk_tokens": 2}, "max_chunk_tokens", r"is 2; bert takes 3 to 24"),
         ({"overlap_tokens": LIMIT - 2}, "overlap_tokens", r"is 22; a chunk of 24 tokens has room for 22"),
         ({"max_chunk_tokens": 5, "overlap_tokens": 3}, "overlap_tokens", r"is 3; a chunk of 5 tokens has room for 3"),
+        ({"overlap_tokens": (LIMIT - 2) // 2 + 1}, "overlap_tokens", r"is 12; .* and the overlap may be half of that"),
     ],
 )
 async def test_chunks_that_cannot_be_are_refused_by_name(

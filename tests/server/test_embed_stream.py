@@ -17,6 +17,7 @@ from stretto.engine.errors import (
     Overloaded,
     QueueTimeout,
 )
+from stretto.engine.requests import MAX_CALL_CHUNKS, MAX_CHUNKS
 from stretto.server.announcements import Stopped, Stopping
 from stretto.server.embed_stream import CALL_ITEMS, MAX_CALLS, MAX_ITEM_ID_BYTES
 from stretto.v1 import common_pb2
@@ -404,3 +405,14 @@ async def test_a_stream_leaves_one_line_and_counts_as_one_request_with_all_its_i
     assert f"stretto_inputs_per_request_sum{{{labels}}} 100.0" in page
     assert f"stretto_inputs_per_request_count{{{labels}}} 1.0" in page
     assert f"stretto_unknown_tokens_total{{{labels}}} 100.0" in page
+
+
+async def test_items_that_may_be_many_chunks_are_asked_in_calls_that_hold_the_chunks_of_all(running):
+    running.engine.go_on = asyncio.Event()
+    many = pb.EmbedConfig(overflow_policy=common_pb2.OVERFLOW_POLICY_CHUNK)
+    opening = pb.EmbedStreamRequest(config=pb.EmbedStreamConfig(config=many))
+    asking = asyncio.create_task(answered(running, [opening, *(item("x", str(place)) for place in range(100))]))
+    await eventually(lambda: len(running.engine.calls) == MAX_CALLS)
+    running.engine.go_on.set()
+    await asking
+    assert max(len(each.inputs) for each in running.engine.calls) == MAX_CALL_CHUNKS // MAX_CHUNKS == 16

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from stretto.engine.checkpoint.headers import Checkpoint
-from stretto.engine.errors import EmptyInput, InvalidRequest, ReplyTooLarge, StrettoError
+from stretto.engine.errors import BatchTooLarge, EmptyInput, InvalidRequest, ReplyTooLarge, StrettoError
 from stretto.engine.messages import Encode
 from stretto.engine.requests import (
+    MAX_CALL_CHUNKS,
     Aggregation,
     Chunking,
     EmbedCall,
@@ -90,11 +92,13 @@ class EmbedReader:
         )
 
     def read(self, call: EmbedCall, rules: EmbedRules) -> list[PreparedText | StrettoError]:
-        """Every input as token ids or as its own error; raises where no reply would hold their vectors."""
+        """Every input as token ids or as its own error; raises where all are too many chunks, or fit no reply."""
         texts = [item for item in call.inputs if isinstance(item, TextPrompt)]
         bodies = iter(self._encoded([rules.prefix + text.text for text in texts]))
         seconds = iter(self._encoded([text.pair for text in texts if text.pair is not None]))
         prepared = [self._prepared(item, i, bodies, seconds, call, rules) for i, item in enumerate(call.inputs)]
+        if rules.overflow is Overflow.CHUNK:
+            _refuse_many_chunks(prepared)
         if call.max_vectors is not None:
             _refuse_unsendable(prepared, call.max_vectors)
         return prepared
@@ -124,7 +128,10 @@ class EmbedReader:
         ]
 
     def _chunk_tokens(self, chunking: Chunking) -> int:
-        """The length of a window; refuses one that is too long for the model or has no room for anything new."""
+        """The length of a window; refuses one that is too long for the model or has no room for anything new.
+
+        An overlap of more than half would make many times a text's tokens of it.
+        """
         limit, special = self._card.max_input_tokens, len(self._tokenizer.head) + len(self._tokenizer.tail)
         size, overlap = chunking.max_chunk_tokens or limit, chunking.overlap_tokens
         if size > limit or size <= special:
@@ -133,10 +140,10 @@ class EmbedReader:
                 f"{special} of them special tokens.",
                 field="config.chunking.max_chunk_tokens",
             )
-        if overlap >= size - special:
+        if overlap > (size - special) // 2:
             raise InvalidRequest(
                 f"config.chunking.overlap_tokens is {overlap}; a chunk of {size} tokens has room for {size - special}, "
-                "and the overlap must be smaller.",
+                "and the overlap may be half of that.",
                 field="config.chunking.overlap_tokens",
             )
         return size
@@ -255,12 +262,21 @@ def _sound(body: list[int] | InvalidRequest) -> list[int]:
     return body
 
 
+def _refuse_many_chunks(texts: Sequence[PreparedText | StrettoError]) -> None:
+    sizes = [len(text.windows) if isinstance(text, PreparedText) else 0 for text in texts]
+    total, fit_inputs = _fitting(sizes, MAX_CALL_CHUNKS)
+    if total > MAX_CALL_CHUNKS:
+        raise BatchTooLarge(
+            f"{len(texts)} inputs make {total} chunks; the limit is {MAX_CALL_CHUNKS} in one request. The first "
+            f"{fit_inputs} inputs fit. Send them in several requests.",
+            field="inputs",
+            metadata={"chunks": str(total), "max_chunks": str(MAX_CALL_CHUNKS), "max_inputs": str(fit_inputs)},
+        )
+
+
 def _refuse_unsendable(texts: Sequence[PreparedText | StrettoError], most: int) -> None:
     """Refuse vectors that no reply would hold, before any is computed; says how many of the inputs would fit."""
-    total, fit_inputs = 0, 0
-    for text in texts:
-        total += text.num_vectors if isinstance(text, PreparedText) else 0
-        fit_inputs += total <= most
+    total, fit_inputs = _fitting([text.num_vectors if isinstance(text, PreparedText) else 0 for text in texts], most)
     if total > most:
         raise ReplyTooLarge(
             f"{len(texts)} inputs make {total} vectors; the reply has room for {most}. The first {fit_inputs} inputs "
@@ -268,3 +284,9 @@ def _refuse_unsendable(texts: Sequence[PreparedText | StrettoError], most: int) 
             field="inputs",
             metadata={"vectors": str(total), "max_vectors": str(most), "max_inputs": str(fit_inputs)},
         )
+
+
+def _fitting(sizes: Sequence[int], most: int) -> tuple[int, int]:
+    """What the sizes come to, and how many of the first stay within `most`."""
+    totals = list(accumulate(sizes, initial=0))
+    return totals[-1], sum(total <= most for total in totals[1:])

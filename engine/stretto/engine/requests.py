@@ -18,7 +18,6 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_BYTES = 256
 MAX_STOP_TOKEN_IDS = 64
 MAX_PROMPT_TEXT_BYTES = 4096
-MAX_CHUNKS = 1024
 # The numbers of Sampling: the least and the most; where the least is 0, some must be above it.
 SAMPLING_BOUNDS: Mapping[str, tuple[float, float]] = {
     "temperature": (0, 100),
@@ -38,7 +37,8 @@ MAX_LOGIT_BIASES = 1024
 MAX_LISTED_IDS = 4096
 MAX_BANNED_STRINGS = 64
 MAX_BANNED_STRING_BYTES = 256
-MAX_CHUNKS = 1024
+MAX_CHUNKS = 1024  # of one input
+MAX_CALL_CHUNKS = 16 * MAX_CHUNKS  # each is a message to the engine, which takes no other meanwhile
 
 
 class Task(enum.StrEnum):

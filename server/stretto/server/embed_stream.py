@@ -10,7 +10,7 @@ from typing import Any
 from stretto.engine.answers import joined
 from stretto.engine.core import Engine
 from stretto.engine.errors import DeadlineExpired, InvalidRequest, Overloaded, QueueTimeout
-from stretto.engine.requests import EmbedCall, TextPrompt, TokenPrompt
+from stretto.engine.requests import MAX_CALL_CHUNKS, Chunking, EmbedCall, Overflow, TextPrompt, TokenPrompt
 from stretto.engine.results import EmbedAnswer, Embedding, Usage
 from stretto.server.call import Call
 from stretto.server.embed_writing import VectorWriter
@@ -75,7 +75,7 @@ class EmbedFlow:
         self._call = call
         self._writer = writer
         self._response = response  # the twin of EmbedStreamResponse
-        self._call_items = 1 if asked.keeps_all else CALL_ITEMS  # one such input may fill a whole reply
+        self._call_items = _call_items(asked)
         self._unasked: deque[Item] = deque()
         self._batches: deque[Batch] = deque()
         self._num_items = 0
@@ -169,6 +169,15 @@ class EmbedFlow:
             self._num_items -= 1
             self._num_bytes -= item.num_bytes
             self._freed.set()
+
+
+def _call_items(asked: EmbedCall) -> int:
+    """How many items may be asked together: their chunks have a limit, and several vectors of one may fill a reply."""
+    if asked.keeps_all:
+        return 1
+    if asked.overflow is Overflow.CHUNK:
+        return min(CALL_ITEMS, MAX_CALL_CHUNKS // (asked.chunking or Chunking()).max_chunks)
+    return CALL_ITEMS
 
 
 def _item(message: pb.EmbedStreamRequest) -> Item:
