@@ -173,7 +173,7 @@ class StandIn:
         num_tokens = 5 if call.stopping.max_tokens is None else call.stopping.max_tokens
         deltas = [
             self._delta(call, candidate, place, num_tokens)
-            for place in range(max(1, num_tokens))
+            for place in range(len(call.resume_after[0]) if call.resume_after else 0, max(1, num_tokens))
             for candidate in range(call.sampling.drawn)
         ]
         for place, piece in enumerate([deltas] if self.piled_up else [[delta] for delta in deltas]):

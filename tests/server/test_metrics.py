@@ -76,6 +76,15 @@ async def test_a_request_is_counted_with_its_tokens_and_times(running):
     assert value(found, "time_per_output_token_seconds_sum", model="writer") == pytest.approx(0.004 / 4)
 
 
+async def test_tokens_that_an_answer_is_resumed_with_are_not_generated_again(running):
+    answer = await generate(running, resume_after=[common_pb2.TokenIds(ids=[0, 1, 2])])
+    assert answer.usage.completion_tokens == 5
+    found = await samples(running)
+    assert value(found, "completion_tokens_total", model="writer", adapter="", task="generate") == 2
+    assert value(found, "completion_tokens_sum", model="writer", task="generate") == 2
+    assert value(found, "time_per_output_token_seconds_sum", model="writer") == pytest.approx(0.004)
+
+
 async def test_the_tokens_of_an_answer_that_was_left_are_counted_as_they_came(running):
     labels = {"model": "writer", "adapter": "", "task": "generate"}
     limits = pb.GenerationConfig(stopping=pb.StoppingConfig(max_tokens=10_000))

@@ -121,7 +121,7 @@ class Metrics:
         if call.usage:
             self._count_tokens(model, task, call.usage, call.num_generated)
         if call.telemetry and call.usage:
-            self._time(model, task, call.telemetry, call.usage.completion_tokens / call.num_candidates)
+            self._time(model, task, call.telemetry, call.num_generated / call.num_candidates)
 
     def observe_inputs(self, call: Call, reports: Iterable[InputReport]) -> None:
         """Inputs of a stream, as they come: it may have more than anybody could keep until its end."""
@@ -166,14 +166,13 @@ class Metrics:
             if report.unknown_token_count:
                 self._requests.unknown_tokens.labels(model, task).inc(report.unknown_token_count)
 
-    def _count_tokens(self, model: str, task: str, usage: Usage, counted: int) -> None:
+    def _count_tokens(self, model: str, task: str, usage: Usage, num_generated: int) -> None:
+        """Tokens that an answer was resumed with are in its usage, and were generated before."""
         self._requests.prompt_tokens.labels(model, NO_ADAPTER, task).inc(usage.prompt_tokens)
         self._requests.cached_tokens.labels(model, NO_ADAPTER, task).inc(usage.cached_prompt_tokens)
         self._requests.prompt_sizes.labels(model, task).observe(usage.prompt_tokens)
         if task == Task.GENERATE:
-            uncounted = usage.completion_tokens - counted  # what stood behind a stop string was never sent
-            self._answers.tokens.labels(model, NO_ADAPTER, task).inc(max(0, uncounted))
-            self._answers.sizes.labels(model, task).observe(usage.completion_tokens)
+            self._answers.sizes.labels(model, task).observe(num_generated)
 
     def _time(self, model: str, task: str, telemetry: Telemetry, tokens_each: float) -> None:
         self._requests.tokenization.labels(model, task).observe(telemetry.tokenization_seconds)
