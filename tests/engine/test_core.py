@@ -347,6 +347,9 @@ async def test_tokens_that_nobody_takes_are_bounded_and_their_request_ends(
         assert isinstance(await anext(events), Started)
         await until(lambda: not engine._process._inboxes)  # it is given up though nobody reads
         await answered(engine, ask(max_tokens=2))  # whoever reads is served
+        (delta,) = await anext(events)
+        assert isinstance(delta, Delta)
+        assert len(delta.token_ids) == 8
         with pytest.raises(SlowReader, match="8 tokens wait to be read"):
             await anext(events)
 
@@ -555,6 +558,8 @@ async def test_logprobs_that_no_reply_holds_are_refused_before_the_work(engine: 
     await answered(engine, replace(ask(output=output), max_logprobs=16))
     with pytest.raises(ReplyTooLarge):
         await answered(engine, replace(ask(output=output), max_prompt_logprobs=5))
+    best = Sampling(temperature=1, seed=1, best_of=4)  # one of four is in the reply
+    await answered(engine, replace(ask(output=output, sampling=best), max_logprobs=16))
 
 
 async def test_a_response_prefix_stands_behind_the_prompt(engine: Engine) -> None:
@@ -599,6 +604,21 @@ async def test_what_cannot_be_resumed_is_refused_by_name(
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
         await answered(engine, replace(ask(sampling=sampling), resume_after=resume_after))
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "resume_after", "output", "field"),
+    [
+        (0, ((1,),), Output(), "resume_after"),
+        (2, ((1, 2),), Output(prompt_logprobs=True), "config.output.include_prompt_logprobs"),
+    ],
+)
+async def test_what_an_ended_answer_can_give_no_more_is_refused(
+    engine: Engine, max_tokens: int, resume_after: tuple[tuple[int, ...], ...], output: Output, field: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await answered(engine, replace(ask(max_tokens=max_tokens, output=output), resume_after=resume_after))
     assert caught.value.field == field
 
 

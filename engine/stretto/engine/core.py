@@ -20,6 +20,7 @@ from stretto.engine.config import Limits, LoadSpec
 from stretto.engine.continuations import PreparedItem, Scoring, prepared, score_message
 from stretto.engine.errors import (
     EngineLost,
+    InvalidRequest,
     ModelNotFound,
     ModelNotReady,
     StrettoError,
@@ -142,6 +143,12 @@ class Engine:
             message, spec = served.generate_message(call, way.id, ids)
             answers = [Answer(spec, candidate) for candidate in range(message.candidates)]
             ended = [index for index, answer in enumerate(answers) if answer.finish is not None]
+            if message.score_prompt and 0 in ended:
+                raise InvalidRequest(
+                    "config.output.include_prompt_logprobs is true, and the first answer of resume_after has ended: "
+                    "they came before it.",
+                    field="config.output.include_prompt_logprobs",
+                )
             way.send([message, *(Stop(id=way.id, candidate=index) for index in ended)])
             seed = message.draw.seed if message.draw.temperature > 0 else None
             yield followed(call, way, place, answers, Started(report=report, seed=seed), tokenized)

@@ -29,7 +29,10 @@ async def followed(
     started: Started,
     tokenized: float,
 ) -> AsyncIterator[GenerateEvent]:
-    """The events of one call. What piles up while the caller is busy comes as one list of deltas."""
+    """The events of one call. What piles up while the caller is busy comes as one list of deltas.
+
+    Raises what ended the request, after what had come before that.
+    """
     yield started
     if ended := [answer.ending() for answer in answers if answer.finish is not None]:
         yield ended
@@ -37,13 +40,15 @@ async def followed(
     unscored = call.output.prompt_logprobs
     first: float | None = None
     account: Account | None = None
+    failed: Failed | None = None
     while account is None:
         tokens: dict[int, list[Token]] = {}
         progress: Progress | None = None
         for event in await way.pile():
             match event:
                 case Failed():
-                    raise error_of(event)
+                    failed = event
+                    break
                 case Scored():
                     scored += answers[event.candidate].given(event)
                 case Reading():
@@ -64,10 +69,12 @@ async def followed(
         for candidate, answer in enumerate(answers):
             if candidate in tokens and answer.finish is None:
                 deltas.append(answer.push(tokens[candidate]))
-                if answer.finish is not None and account is None:
+                if answer.finish is not None and account is None and failed is None:
                     way.send([Stop(id=way.id, candidate=candidate)])
         if deltas:
             yield deltas
+        if failed is not None:
+            raise error_of(failed)
     usage = Usage(
         prompt_tokens=started.report.token_count,
         cached_prompt_tokens=account.cached_tokens,

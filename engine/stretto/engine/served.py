@@ -242,10 +242,10 @@ def _check_reply(call: GenerateCall, num_prompt: int, max_tokens: int) -> None:
             )
     if call.max_logprobs is None or output.top_logprobs is None:
         return
-    fit = (call.max_logprobs - prompt) // (each * call.sampling.drawn)
+    fit = (call.max_logprobs - prompt) // (each * call.sampling.candidates)
     if max_tokens > fit:
         raise ReplyTooLarge(
-            f"The logprobs of up to {max_tokens} tokens, {each} at each, of {call.sampling.drawn} candidates may "
+            f"The logprobs of up to {max_tokens} tokens, {each} at each, of {call.sampling.candidates} candidates may "
             f"not fit the reply: at most {fit} tokens do. Set max_tokens to that or less, or use GenerateStream.",
             field="config.stopping.max_tokens",
             metadata={"max_tokens": str(max_tokens), "fit": str(fit)},

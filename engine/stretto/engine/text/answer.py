@@ -55,7 +55,7 @@ class Answer:
             self._echoed, self._num_sent = True, len(self._spec.prompt)
             self._detokenizer.push(self._spec.prompt)
         for number, token_id in enumerate(ids, 1):
-            if self.finish is not None:
+            if self.finish is not None or number > self._spec.max_tokens:
                 raise InvalidRequest(
                     f"resume_after[{self._candidate}] holds {len(ids)} ids; the answer ended at number {number - 1}.",
                     field="resume_after",
