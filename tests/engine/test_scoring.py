@@ -1,5 +1,6 @@
 """Logprobs of given tokens are transformers', whatever was cut, cached, preempted or computed beside them."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -195,20 +196,23 @@ def test_progress_counts_from_the_queue_to_the_end_of_the_prompt(llama: Path) ->
 @pytest.mark.parametrize("top", [0, 1, 4, 8])
 def test_equal_logits_are_told_in_the_order_of_their_ids(top: int) -> None:
     logits = torch.tensor([[1.0, 3.0, 3.0, 0.0, 3.0, 3.0, 3.0, -1.0]])
-    given = scored(logits, [4], top, [7, 1])
+    (given,) = scored(logits, [4], top, [7, 1])
     assert given is not None
-    assert given.ranks == [3]
+    assert given.rank == 3
     order = sorted(range(8), key=lambda id_: (-float(logits[0, id_]), id_))
-    assert [id_ for id_, _ in given.tops[0]] == order[:top]
+    assert [id_ for id_, _ in given.top] == order[:top]
     expected = logits.log_softmax(-1)[0]
-    assert given.alsos[0] == pytest.approx([float(expected[7]), float(expected[1])])
+    assert given.also == pytest.approx([float(expected[7]), float(expected[1])])
 
 
 def test_an_id_that_cannot_be_drawn_has_no_likelihood_and_no_rank() -> None:
-    given = scored(torch.zeros(1, 4), [6], 0, [])
+    (given,) = scored(torch.zeros(1, 4), [6], 0, [])
     assert given is not None
-    assert (given.logprobs, given.ranks) == ([-torch.inf], [0])
+    assert (given.logprob, given.rank) == (-torch.inf, 0)
 
 
-def test_logits_that_are_no_numbers_have_no_scores() -> None:
-    assert scored(torch.tensor([[0.0, torch.nan]]), [0], 0, []) is None
+def test_logits_that_are_no_numbers_have_no_scores_and_leave_those_of_other_rows_alone() -> None:
+    broken, whole = scored(torch.tensor([[0.0, torch.nan], [0.0, 0.0]]), [0, 0], 0, [])
+    assert broken is None
+    assert whole is not None
+    assert whole.logprob == pytest.approx(-math.log(2))

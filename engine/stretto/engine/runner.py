@@ -1,5 +1,6 @@
 """Turn a planned batch into tensors, run the model, draw tokens."""
 
+from collections import defaultdict
 from dataclasses import replace
 
 import torch
@@ -40,33 +41,32 @@ class Runner:
             logits = self._model.logits(hidden[ends])[:, : self._limit_ids]
             for index, drawn in zip(sampling, sample(logits, [_ask(batch[i]) for i in sampling]), strict=True):
                 results[index] = drawn
-        first = 0
-        for index, piece in enumerate(batch):
-            if piece.scores:
-                given = self._given(piece, hidden[first : first + piece.count])
-                drawn = results[index] or Drawn(token=-1)
-                healthy = drawn.healthy and given is not None
-                results[index] = replace(drawn, given=given, healthy=healthy)
-            first += piece.count
+        for index, given in self._scored(batch, hidden).items():
+            drawn, told = results[index] or Drawn(token=-1), [each for each in given if each is not None]
+            results[index] = replace(drawn, given=told, healthy=drawn.healthy and len(told) == len(given))
         return results
 
-    def _given(self, piece: Slice, hidden: Tensor) -> Given | None:
-        """The logprobs that a slice was asked for, a few rows at a time: a row of logits is large."""
-        request, parts = piece.sequence.request, list[Given]()
-        for start in range(piece.scores.start, piece.scores.stop, SCORED_ROWS):
-            stop = min(start + SCORED_ROWS, piece.scores.stop)
-            rows = hidden[start - 1 - piece.start : stop - 1 - piece.start]
-            logits = self._model.logits(rows)[:, : self._limit_ids]
-            part = scored(logits, piece.sequence.tokens[start:stop], request.top, request.also)
-            if part is None:
-                return None
-            parts.append(part)
-        return Given(
-            logprobs=[each for part in parts for each in part.logprobs],
-            ranks=[each for part in parts for each in part.ranks],
-            tops=[each for part in parts for each in part.tops],
-            alsos=[each for part in parts for each in part.alsos],
-        )
+    def _scored(self, batch: Batch, hidden: Tensor) -> dict[int, list[Given | None]]:
+        """What the slices that were asked for logprobs of their own tokens have to tell, by their place in the batch.
+
+        Rows that ask alike go together, of whichever slices: the product with the whole vocabulary costs as much for
+        one of them. A few at a time, since a row of logits is large.
+        """
+        asked: dict[tuple[int, tuple[int, ...]], list[tuple[int, int, int]]] = defaultdict(list)
+        first = 0
+        for index, piece in enumerate(batch):
+            sequence, request = piece.sequence, piece.sequence.request
+            rows = asked[request.top, tuple(request.also)] if piece.scores else []
+            rows += [(index, first + place - 1 - piece.start, sequence.tokens[place]) for place in piece.scores]
+            first += piece.count
+        found: dict[int, list[Given | None]] = defaultdict(list)
+        for (top, also), rows in asked.items():
+            for start in range(0, len(rows), SCORED_ROWS):
+                owners, places, ids = zip(*rows[start : start + SCORED_ROWS], strict=True)
+                logits = self._model.logits(hidden[torch.tensor(places, device=self._cache.device)])
+                for index, given in zip(owners, scored(logits[:, : self._limit_ids], ids, top, also), strict=True):
+                    found[index].append(given)
+        return found
 
 
 def _ask(piece: Slice) -> Ask:

@@ -318,17 +318,16 @@ def _told(piece: Slice, draw: Drawn | None) -> list[Scored | Reading]:
     """What a slice says beside its draw: the logprobs of given tokens, and how far the prompt is read."""
     sequence, request = piece.sequence, piece.sequence.request
     events = list[Scored | Reading]()
-    if draw is not None and draw.given is not None:
-        given = draw.given
+    if draw is not None and draw.given:
         events.append(
             Scored(
                 id=request.id,
                 candidate=sequence.candidate,
                 start=piece.scores.start,
-                logprobs=given.logprobs,
-                ranks=given.ranks,
-                tops=given.tops,
-                alsos=given.alsos,
+                logprobs=[each.logprob for each in draw.given],
+                ranks=[each.rank for each in draw.given],
+                tops=[each.top for each in draw.given],
+                alsos=[each.also for each in draw.given],
             )
         )
     if request.progress and sequence.candidate == 0 and piece.start < len(request.prompt):

@@ -13,8 +13,8 @@ from stretto.engine.sampler import ordered, rank_of
 from stretto.engine.sequence import Given
 
 
-def scored(logits_NV: Tensor, ids: Sequence[int], top: int, also: Sequence[int]) -> Given | None:
-    """What each row's float32 logits say of its id; None where a row holds what is no number.
+def scored(logits_NV: Tensor, ids: Sequence[int], top: int, also: Sequence[int]) -> list[Given | None]:
+    """What each row's float32 logits say of its id; None of a row that holds what is no number.
 
     An id that may never be drawn has the logprob -inf and the rank 0. `also` are ids that may.
     """
@@ -35,17 +35,16 @@ def scored(logits_NV: Tensor, ids: Sequence[int], top: int, also: Sequence[int])
         logprobs.gather(1, also_ids),
     )
     table = torch.cat([column.double() for column in columns], 1).tolist()
-    if not all(healthy for healthy, *_ in table):
+    return [_read(line, top) for line in table]
+
+
+def _read(line: list[float], top: int) -> Given | None:
+    healthy, logprob, rank, *rest = line
+    if not healthy:
         return None
-    return Given(
-        logprobs=[line[1] for line in table],
-        ranks=[int(line[2]) for line in table],
-        tops=[
-            [(int(id_), value) for id_, value in zip(line[3 : 3 + top], line[3 + top :], strict=False)]
-            for line in table
-        ],
-        alsos=[line[3 + 2 * top :] for line in table],
-    )
+    ids, logprobs, also = rest[:top], rest[top : 2 * top], rest[2 * top :]
+    likeliest = [(int(id_), value) for id_, value in zip(ids, logprobs, strict=True)]
+    return Given(logprob=logprob, rank=int(rank), top=likeliest, also=also)
 
 
 def _likeliest(logits_NV: Tensor, top: int) -> Tensor:

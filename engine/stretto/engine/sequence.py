@@ -76,21 +76,20 @@ Batch = list[Slice]
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """Logprobs of tokens that were given, one entry each; figures as in `Drawn`."""
+    """The logprob of a token that was given; figures as in `Drawn`."""
 
-    logprobs: list[float]
-    ranks: list[int]
-    tops: list[list[tuple[int, float]]]
-    alsos: list[list[float]]
+    logprob: float
+    rank: int
+    top: list[tuple[int, float]]
+    also: list[float]
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """The next token of one sequence, or why there is none.
 
-    `healthy` False: its logits were no numbers. `choice` False: its rules left nothing to draw.
-
-    A slice that draws nothing and was asked for logprobs has the token -1; `given` are those of its own tokens.
+    `healthy` False: its logits were no numbers. `choice` False: its rules left nothing to draw. A slice that draws
+    nothing and was asked for logprobs has the token -1; `given` are those of its own tokens.
 
     `logprob` is the log-softmax of the model's own logits, `rank` 1 the likeliest; `top` are the likeliest ids and
     their logprobs, best first, and `also` the logprobs of the ids that were asked for (-inf: no such id).
@@ -101,6 +100,6 @@ class Drawn:
     rank: int = 0
     top: list[tuple[int, float]] = field(default_factory=list)
     also: list[float] = field(default_factory=list)
-    given: Given | None = None
+    given: list[Given] = field(default_factory=list)
     healthy: bool = True
     choice: bool = True
