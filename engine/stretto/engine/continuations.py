@@ -31,8 +31,8 @@ class Scoring:
     """The figures of one item, as they come."""
 
     item: PreparedItem
-    logprobs: list[list[float]] = field(default_factory=list)
-    ranks: list[list[int]] = field(default_factory=list)
+    logprobs: list[list[float]] = field(init=False)
+    ranks: list[list[int]] = field(init=False)
     account: Account | None = None
 
     def __post_init__(self) -> None:

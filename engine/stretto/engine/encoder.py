@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stretto.engine.aggregation import SMALLEST_NORM
 from stretto.engine.attention import Packed
 from stretto.engine.messages import Encode
 from stretto.engine.models.model import Model
 from stretto.engine.models.parts import Rows
 from stretto.engine.requests import Pooling
 from stretto.engine.rotary import Rotary
-
-SMALLEST_NORM = 1e-12  # sentence-transformers' own: a vector of zeros stays one
 
 
 class Encoder:

@@ -18,12 +18,13 @@ class ServerService(rpc.ServerServiceServicer):
         self._engine = engine
         self._settings = settings
         self._started = time.monotonic()
+        self._version = importlib.metadata.version("stretto")  # read from the disk
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, call: Call) -> pb.GetServerInfoResponse:
         settings, limits = self._settings, self._settings.limits()
         ready = [card for card in self._engine.cards() if card.state == "ready"]
         return pb.GetServerInfoResponse(
-            version=importlib.metadata.version("stretto"),
+            version=self._version,
             api_versions=API_VERSIONS,
             uptime=timedelta(seconds=time.monotonic() - self._started),
             max_request_bytes=settings.max_request_bytes,

@@ -35,9 +35,8 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
 def client_of(arguments: argparse.Namespace) -> "Client":
     from stretto.client import Client, InvalidRequest
 
-    logging.getLogger("stretto.client").addHandler(
-        logging.NullHandler()
-    )  # the commands say in their words what it logs
+    # What it logs, the commands say in their own words.
+    logging.getLogger("stretto.client").addHandler(logging.NullHandler())
     try:
         return Client(
             arguments.target,
