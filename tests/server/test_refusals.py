@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor as Kind
 
 from stretto.engine.errors import AdapterNotFound, InvalidRequest, StrettoError
-from stretto.server import embed_reading, reading, refusals
+from stretto.server import embedding_reading, generation_reading, reading, refusals
 from stretto.server.call import Call
 from stretto.v1 import common_pb2, embedding_pb2, generation_pb2
 
@@ -116,8 +116,8 @@ def read_generate(request):
     options = reading.options_of(request)
     reading.check_request_id(options.request_id)
     return (
-        reading.generate_call(request, request.model, call()),
-        reading.generate_wishes(request),
+        generation_reading.generate_call(request, request.model, call()),
+        generation_reading.generate_wishes(request),
         options.request_id,
     )
 
@@ -125,15 +125,15 @@ def read_generate(request):
 def read_embed(request):
     options = reading.options_of(request)
     reading.check_request_id(options.request_id)
-    asked = embed_reading.embed_call(request, request.model, call())
-    return asked, embed_reading.encoding_of(request.config), options.request_id, options.include_telemetry
+    asked = embedding_reading.embed_call(request, request.model, call())
+    return asked, embedding_reading.encoding_of(request.config), options.request_id, options.include_telemetry
 
 
 def read_embed_stream(opening):
     options = reading.options_of(embedding_pb2.EmbedStreamRequest(config=opening))
     reading.check_request_id(options.request_id)
-    asked = embed_reading.stream_call(opening, opening.model, call())
-    return asked, embed_reading.encoding_of(opening.config), options.request_id, options.include_telemetry
+    asked = embedding_reading.stream_call(opening, opening.model, call())
+    return asked, embedding_reading.encoding_of(opening.config), options.request_id, options.include_telemetry
 
 
 def embed_request(path=""):
@@ -150,7 +150,7 @@ def embed_opening(path=""):
 def read_score(request):
     options = reading.options_of(request)
     reading.check_request_id(options.request_id)
-    return reading.score_call(request, request.model, call()), options.request_id, options.include_telemetry
+    return generation_reading.score_call(request, request.model, call()), options.request_id, options.include_telemetry
 
 
 def outcome(read, request):
@@ -253,9 +253,9 @@ def refused_path(path, table):
 @pytest.mark.parametrize("path", STREAM)
 def test_every_stream_option_has_an_effect(path):
     request = generation_pb2.GenerateStreamRequest()
-    before = outcome(reading.stream_wishes, request)
+    before = outcome(generation_reading.stream_wishes, request)
     put(request, path, other_than_default(path, STREAM[path]))
-    assert outcome(reading.stream_wishes, request) != before
+    assert outcome(generation_reading.stream_wishes, request) != before
 
 
 @pytest.mark.parametrize("path", [*refusals.GENERATE, *refusals.EMBED])
@@ -382,7 +382,7 @@ def test_a_value_that_embed_has_not_is_refused_by_its_path(path, value):
     assert caught.value.field == path
 
 
-@pytest.mark.parametrize("aggregation", [*set(embed_reading.AGGREGATION) - {common_pb2.CHUNK_AGGREGATION_NONE}])
+@pytest.mark.parametrize("aggregation", [*set(embedding_reading.AGGREGATION) - {common_pb2.CHUNK_AGGREGATION_NONE}])
 def test_what_keeps_a_vector_a_token_cannot_combine_chunks(aggregation):
     request = embed_request("config.chunking.aggregation")
     request.config.pooling = common_pb2.POOLING_TYPE_NONE

@@ -9,11 +9,11 @@ from stretto.engine.core import Engine
 from stretto.engine.errors import BatchTooLarge, DeadlineExpired, ReplyTooLarge
 from stretto.engine.requests import Task
 from stretto.engine.results import Embedding, Usage
-from stretto.server import embed_reading, writing
+from stretto.server import embedding_reading, writing
 from stretto.server.call import Call
 from stretto.server.choice import chosen
-from stretto.server.embed_stream import EmbedFlow, opening_of
-from stretto.server.embed_writing import VectorWriter
+from stretto.server.embedding_stream import EmbedFlow, opening_of
+from stretto.server.embedding_writing import VectorWriter
 from stretto.server.incoming import Incoming
 from stretto.server.metrics import Metrics
 from stretto.server.twin import twin_class
@@ -35,7 +35,7 @@ class EmbeddingService(rpc.EmbeddingServiceServicer):
         call.model = card.name
         call.num_inputs = len(request.inputs)
         self._refuse_too_many(call.num_inputs)
-        asked = embed_reading.embed_call(request, card.name, call)
+        asked = embedding_reading.embed_call(request, card.name, call)
         writer = VectorWriter(request.config, card)
         self._refuse_unsendable(call.num_inputs, writer)
         room = writer.most_vectors(self._max_response_bytes, call.num_inputs)
@@ -57,7 +57,7 @@ class EmbeddingService(rpc.EmbeddingServiceServicer):
         call.model = card.name
         writer = VectorWriter(opening.config, card)
         asked = replace(
-            embed_reading.stream_call(opening, card.name, call),
+            embedding_reading.stream_call(opening, card.name, call),
             max_vectors_each=writer.most_vectors(self._max_response_bytes, 1),
         )
         self._engine.check_embed(asked)

@@ -6,7 +6,7 @@ from stretto.engine.core import Engine
 from stretto.engine.errors import BatchTooLarge, InvalidRequest, ReplyTooLarge
 from stretto.engine.requests import GenerateCall, Task
 from stretto.engine.results import Delta, Finished, ModelCard, Progress, PromptScored, ScoredItem, Started
-from stretto.server import reading, writing
+from stretto.server import generation_reading, writing
 from stretto.server.call import Call
 from stretto.server.choice import chosen
 from stretto.server.gathering import Gathering, best, joined
@@ -30,7 +30,7 @@ class GenerationService(rpc.GenerationServiceServicer):
         self._room = max(0, max_response_bytes - REPLY_OVERHEAD_BYTES)
 
     async def Generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
-        wishes = reading.generate_wishes(request)
+        wishes = generation_reading.generate_wishes(request)
         asked, card = self._read(request, call, progress=False)
         asked = replace(asked, max_logprobs=self._room // LOGPROB_BYTES)
         begun: Started | None = None
@@ -69,7 +69,7 @@ class GenerationService(rpc.GenerationServiceServicer):
         )
 
     async def GenerateStream(self, request: pb.GenerateStreamRequest, call: Call) -> None:
-        wishes = reading.stream_wishes(request)
+        wishes = generation_reading.stream_wishes(request)
         asked, card = self._read(request.request, call, progress=wishes.progress)
         _refuse_best_of(asked)
         asked = replace(asked, max_prompt_logprobs=self._room // LOGPROB_BYTES)
@@ -101,7 +101,7 @@ class GenerationService(rpc.GenerationServiceServicer):
         call.model = card.name
         call.num_inputs = sum(len(item.continuations) for item in request.items)
         self._refuse_many(request, call.num_inputs)
-        asked = reading.score_call(request, card.name, call)
+        asked = generation_reading.score_call(request, card.name, call)
         asked = replace(asked, max_logprobs=(self._room - SCORE_BYTES * call.num_inputs) // LOGPROB_BYTES)
         answer = await self._engine.score(asked)
         call.usage, call.telemetry = answer.usage, answer.telemetry
@@ -117,7 +117,7 @@ class GenerationService(rpc.GenerationServiceServicer):
         card = chosen(self._engine, request.model, Task.GENERATE)
         call.model = card.name
         call.num_inputs = 1
-        asked = reading.generate_call(request, card.name, call, progress=progress)
+        asked = generation_reading.generate_call(request, card.name, call, progress=progress)
         call.num_candidates = asked.sampling.drawn
         return asked, card
 

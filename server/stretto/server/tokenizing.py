@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from stretto.engine.core import Engine
 from stretto.engine.tokenizing import Tokenized, TokenizerFile
-from stretto.server import reading_tokens
+from stretto.server import tokenizing_reading
 from stretto.server.call import Call
 from stretto.server.choice import the_only
 from stretto.server.places import Places
@@ -30,7 +30,7 @@ class TokenizerService(rpc.TokenizerServiceServicer):
         card = the_only(self._engine, request.model)
         call.model = card.name
         with self._calls.one():
-            asked = reading_tokens.tokenize_call(request, card.name, max_inputs=self._max_inputs)
+            asked = tokenizing_reading.tokenize_call(request, card.name, max_inputs=self._max_inputs)
             reply = await self._engine.tokenize(asked, _written)
         reply.max_input_tokens = card.max_input_tokens
         return reply
@@ -39,7 +39,7 @@ class TokenizerService(rpc.TokenizerServiceServicer):
         card = the_only(self._engine, request.model)
         call.model = card.name
         with self._calls.one():
-            asked = reading_tokens.detokenize_call(
+            asked = tokenizing_reading.detokenize_call(
                 request, card.name, max_inputs=self._max_inputs, max_bytes=self._max_response_bytes
             )
             return pb.DetokenizeResponse(texts=await self._engine.detokenize(asked))

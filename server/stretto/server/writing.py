@@ -25,7 +25,8 @@ from stretto.engine.results import (
     Usage,
 )
 from stretto.server.errors import status_of
-from stretto.server.reading import OVERFLOW, POOLING, Wishes
+from stretto.server.generation_reading import Wishes
+from stretto.server.reading import OVERFLOW, POOLING
 from stretto.v1 import common_pb2, generation_pb2
 
 FINISH = {

@@ -19,7 +19,7 @@ from stretto.engine.errors import (
 )
 from stretto.engine.requests import MAX_CALL_CHUNKS, MAX_CHUNKS
 from stretto.server.announcements import Stopped, Stopping
-from stretto.server.embed_stream import CALL_ITEMS, MAX_CALLS, MAX_ITEM_ID_BYTES
+from stretto.server.embedding_stream import CALL_ITEMS, MAX_CALLS, MAX_ITEM_ID_BYTES
 from stretto.v1 import common_pb2
 from stretto.v1 import embedding_pb2 as pb
 

@@ -13,7 +13,7 @@ from stretto.engine.errors import DeadlineExpired, InvalidRequest, Overloaded, Q
 from stretto.engine.requests import MAX_CALL_CHUNKS, Chunking, EmbedCall, Overflow, TextPrompt, TokenPrompt
 from stretto.engine.results import EmbedAnswer, Embedding, Usage
 from stretto.server.call import Call
-from stretto.server.embed_writing import VectorWriter
+from stretto.server.embedding_writing import VectorWriter
 from stretto.server.incoming import Incoming
 from stretto.server.metrics import Metrics
 from stretto.server.reading import text_input

@@ -6,7 +6,7 @@ import numpy as np
 
 from stretto.engine.errors import StrettoError
 from stretto.engine.results import Embedding, ModelCard
-from stretto.server import embed_reading, writing
+from stretto.server import embedding_reading, writing
 from stretto.server.errors import status_of
 from stretto.v1 import common_pb2
 from stretto.v1 import embedding_pb2 as pb
@@ -23,7 +23,7 @@ class VectorWriter:
     """Writes the results of one call."""
 
     def __init__(self, config: pb.EmbedConfig, card: ModelCard) -> None:
-        self._number, self._encoding = embed_reading.encoding_of(config)
+        self._number, self._encoding = embedding_reading.encoding_of(config)
         self.dimensions = min(config.dimensions or card.embedding_dimensions, card.embedding_dimensions)
         token_bytes = TOKEN_ID_BYTES if config.pooling == common_pb2.POOLING_TYPE_NONE else 0
         self._vector_bytes = self._encoding.num_bytes(self.dimensions) + VECTOR_OVERHEAD_BYTES + token_bytes

@@ -1,11 +1,13 @@
 """From the wire to the engine: TokenizeRequest and DetokenizeRequest become calls, or are refused."""
 
+from dataclasses import replace
+
 from google.protobuf.message import Message
 
 from stretto.engine.errors import BatchTooLarge, EmptyInput, InvalidRequest
 from stretto.engine.requests import Prompt, TextPrompt, TokenPrompt
 from stretto.engine.tokenizing import DetokenizeCall, TokenizeCall
-from stretto.server.reading import read_chat
+from stretto.server.reading import read_chat, text_input
 from stretto.v1 import common_pb2
 from stretto.v1 import tokenizer_pb2 as pb
 
@@ -55,20 +57,16 @@ def _inputs(request: pb.TokenizeRequest, max_inputs: int) -> tuple[Prompt, ...]:
 
 
 def _input(request: pb.TokenizeRequest, given: common_pb2.TextInput, path: str) -> TextPrompt | TokenPrompt:
-    kind = given.WhichOneof("input")
-    if kind is None:
-        raise EmptyInput(f"{path} is empty; set one of text and token_ids.", field=path)
-    pair = given.text_pair if given.HasField("text_pair") else None
-    if kind == "text":
-        return TextPrompt(
-            text=given.text,
-            pair=pair,
-            add_special_tokens=request.add_special_tokens if request.HasField("add_special_tokens") else True,
-            parse_special_tokens=request.parse_special_tokens if request.HasField("parse_special_tokens") else True,
-        )
-    if pair is not None:
-        raise InvalidRequest(f"{path}.text_pair stands beside a text only, not token_ids.", field=f"{path}.text_pair")
-    return TokenPrompt(ids=tuple(given.token_ids.ids))
+    read = text_input(given, path)
+    if isinstance(read, InvalidRequest):
+        raise read
+    if isinstance(read, TokenPrompt):
+        return read
+    return replace(
+        read,
+        add_special_tokens=request.add_special_tokens if request.HasField("add_special_tokens") else True,
+        parse_special_tokens=request.parse_special_tokens if request.HasField("parse_special_tokens") else True,
+    )
 
 
 def _check_number(number: int, most: int) -> None:
