@@ -218,7 +218,7 @@ ROWS: dict[str, Row] = {
         chat=chat(USER, template_arguments=json_format.ParseDict({"messages": []}, Struct())),
     ),
     "special tokens for a chat": generate("add_special_tokens", chat=chat(USER), add_special_tokens=True),
-    "2,049 inputs": embed("inputs holds 2049 texts; the limit is 2048", texts=2049, reason="BATCH_TOO_LARGE"),
+    "2,049 inputs": embed("inputs holds 2049; the limit is 2048", texts=2049, reason="BATCH_TOO_LARGE"),
     "two million empty inputs": raw(EMBED, b"\x1a\x00" * 2_000_000, "2000000", "2048", reason="BATCH_TOO_LARGE"),
     "a pooling that names nothing": embed("config.pooling is 77", pooling=77),
     "an encoding that names nothing": embed("config.encoding", encoding=77),

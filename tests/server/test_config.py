@@ -5,8 +5,9 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from stretto.server.config import SETTINGS, ConfigError, described, load
+from stretto.server.config import ConfigError, described, load
 from stretto.server.quantities import Address
+from stretto.server.settings import SETTINGS
 
 
 def problems(flags=None, environment=None, file=None):

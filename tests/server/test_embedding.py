@@ -78,7 +78,7 @@ async def test_too_many_inputs_are_refused_before_anything_is_made_of_them(serve
     async with serve(max_inputs=10) as running:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await running.embedding.Embed(pb.EmbedRequest(inputs=[common_pb2.TextInput()] * 100_000))
-        assert "holds 100000 texts; the limit is 10" in caught.value.details()
+        assert "holds 100000; the limit is 10" in caught.value.details()
         assert not running.engine.calls
 
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stretto.server.config import SETTINGS, described, load
+from stretto.server.config import described, load
+from stretto.server.settings import SETTINGS
 
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1)
 GIVEN = st.fixed_dictionaries(

@@ -13,9 +13,9 @@ from stretto.cli import serve
 from stretto.cli.failure import CommandFailed
 from stretto.cli.startup import Lines, Screen, program
 from stretto.server.announcements import Listening, ModelReady, Serving, Stopped, Stopping
-from stretto.server.config import SETTINGS
 from stretto.server.logs import open_log
 from stretto.server.quantities import Address
+from stretto.server.settings import SETTINGS
 
 
 def parsed(*words):

@@ -23,7 +23,6 @@ from stretto.server.announcements import (
     Stopped,
     Stopping,
 )
-from stretto.server.config import Settings
 from stretto.server.credentials import Credentials
 from stretto.server.embedding import EmbeddingService
 from stretto.server.gate import Gate
@@ -38,6 +37,7 @@ from stretto.server.ports import CannotListen, cannot_listen, check_free
 from stretto.server.quantities import Address
 from stretto.server.rates import Rate, Rates
 from stretto.server.reflection import add_reflection
+from stretto.server.settings import Settings
 from stretto.server.tokenizing import TokenizerService
 from stretto.v1 import embedding_pb2_grpc, generation_pb2_grpc, model_pb2_grpc, server_pb2_grpc, tokenizer_pb2_grpc
 

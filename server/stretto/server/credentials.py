@@ -7,7 +7,8 @@ from pathlib import Path
 import grpc
 
 from stretto.server.auth import Tokens, read_tokens
-from stretto.server.config import ConfigError, Settings
+from stretto.server.config import ConfigError
+from stretto.server.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

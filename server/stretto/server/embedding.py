@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from stretto.engine.core import Engine
-from stretto.engine.errors import BatchTooLarge, DeadlineExpired, ReplyTooLarge
+from stretto.engine.errors import DeadlineExpired, ReplyTooLarge
 from stretto.engine.requests import Task
 from stretto.engine.results import Embedding, Usage
 from stretto.server import embedding_reading, writing
@@ -16,6 +16,7 @@ from stretto.server.embedding_stream import EmbedFlow, opening_of
 from stretto.server.embedding_writing import VectorWriter
 from stretto.server.incoming import Incoming
 from stretto.server.metrics import Metrics
+from stretto.server.reading import check_inputs
 from stretto.server.twin import twin_class
 from stretto.v1 import embedding_pb2 as pb
 from stretto.v1 import embedding_pb2_grpc as rpc
@@ -34,7 +35,7 @@ class EmbeddingService(rpc.EmbeddingServiceServicer):
         card = chosen(self._engine, request.model, Task.EMBED)
         call.model = card.name
         call.num_inputs = len(request.inputs)
-        self._refuse_too_many(call.num_inputs)
+        check_inputs(call.num_inputs, self._max_inputs)
         asked = embedding_reading.embed_call(request, card.name, call)
         writer = VectorWriter(request.config, card)
         self._refuse_unsendable(call.num_inputs, writer)
@@ -77,15 +78,6 @@ class EmbeddingService(rpc.EmbeddingServiceServicer):
         if opening.options.include_telemetry and call.telemetry is not None:
             summary.telemetry.CopyFrom(writing.telemetry(call.telemetry))
         await call.write(pb.EmbedStreamResponse(summary=summary))
-
-    def _refuse_too_many(self, count: int) -> None:
-        """Before anything is made of each of them: four megabytes hold two million empty inputs."""
-        if count > self._max_inputs:
-            raise BatchTooLarge(
-                f"inputs holds {count} texts; the limit is {self._max_inputs}.",
-                field="inputs",
-                metadata={"inputs": str(count), "max_inputs": str(self._max_inputs)},
-            )
 
     def _refuse_unsendable(self, count: int, writer: VectorWriter) -> None:
         """Before the work: each input has a vector at least. Where it may have more, the engine's door counts them."""

@@ -1,6 +1,6 @@
 """From the wire to the engine: what Embed and EmbedStream ask becomes an EmbedCall, or is refused by name."""
 
-from stretto.engine.errors import EmptyInput, InvalidRequest
+from stretto.engine.errors import InvalidRequest
 from stretto.engine.requests import (
     MAX_CHUNKS,
     Aggregation,
@@ -28,8 +28,6 @@ AGGREGATION = {
 
 
 def embed_call(request: pb.EmbedRequest, model: str, call: Call) -> EmbedCall:
-    if not request.inputs:
-        raise EmptyInput("inputs is empty; an Embed request needs at least one.", field="inputs")
     inputs = tuple(text_input(each, f"inputs[{place}]") for place, each in enumerate(request.inputs))
     return _call(request, inputs, "inputs[{}]", model, call)
 

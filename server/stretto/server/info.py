@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from stretto.engine.core import Engine
 from stretto.server.call import Call
-from stretto.server.config import Settings
+from stretto.server.settings import Settings
 from stretto.v1 import server_pb2 as pb
 from stretto.v1 import server_pb2_grpc as rpc
 

@@ -6,7 +6,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as Protobuf
 from google.protobuf.struct_pb2 import Struct, Value
 
-from stretto.engine.errors import EmptyInput, InvalidRequest
+from stretto.engine.errors import BatchTooLarge, EmptyInput, InvalidRequest
 from stretto.engine.requests import (
     Chat,
     Message,
@@ -63,6 +63,18 @@ def check_request_id(request_id: str) -> None:
             f"options.request_id must be at most {MAX_REQUEST_ID_CHARACTERS} printable ASCII characters; "
             f"got {len(request_id)} characters.",
             field="options.request_id",
+        )
+
+
+def check_inputs(count: int, most: int) -> None:
+    """Before anything is made of each of them: four megabytes hold two million empty inputs."""
+    if count == 0:
+        raise EmptyInput("inputs is empty; there must be at least one.", field="inputs")
+    if count > most:
+        raise BatchTooLarge(
+            f"inputs holds {count}; the limit is {most}.",
+            field="inputs",
+            metadata={"inputs": str(count), "max_inputs": str(most)},
         )
 
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from google.protobuf.message import Message
 
-from stretto.engine.errors import BatchTooLarge, EmptyInput, InvalidRequest
+from stretto.engine.errors import InvalidRequest
 from stretto.engine.requests import Prompt, TextPrompt, TokenPrompt
 from stretto.engine.tokenizing import DetokenizeCall, TokenizeCall
-from stretto.server.reading import read_chat, text_input
+from stretto.server.reading import check_inputs, read_chat, text_input
 from stretto.v1 import common_pb2
 from stretto.v1 import tokenizer_pb2 as pb
 
@@ -35,7 +35,7 @@ def tokenize_call(request: pb.TokenizeRequest, model: str, *, max_inputs: int) -
 
 
 def detokenize_call(request: pb.DetokenizeRequest, model: str, *, max_inputs: int, max_bytes: int) -> DetokenizeCall:
-    _check_number(len(request.inputs), max_inputs)
+    check_inputs(len(request.inputs), max_inputs)
     return DetokenizeCall(
         model=model,
         inputs=tuple(tuple(given.ids) for given in request.inputs),
@@ -46,7 +46,7 @@ def detokenize_call(request: pb.DetokenizeRequest, model: str, *, max_inputs: in
 
 def _inputs(request: pb.TokenizeRequest, max_inputs: int) -> tuple[Prompt, ...]:
     if not request.HasField("chat"):
-        _check_number(len(request.inputs), max_inputs)
+        check_inputs(len(request.inputs), max_inputs)
         return tuple(_input(request, given, f"inputs[{place}]") for place, given in enumerate(request.inputs))
     if request.inputs:
         raise InvalidRequest(
@@ -67,18 +67,6 @@ def _input(request: pb.TokenizeRequest, given: common_pb2.TextInput, path: str) 
         add_special_tokens=request.add_special_tokens if request.HasField("add_special_tokens") else True,
         parse_special_tokens=request.parse_special_tokens if request.HasField("parse_special_tokens") else True,
     )
-
-
-def _check_number(number: int, most: int) -> None:
-    """Before anything is made of each of them: four megabytes hold two million empty inputs."""
-    if number == 0:
-        raise EmptyInput("inputs is empty; there must be at least one.", field="inputs")
-    if number > most:
-        raise BatchTooLarge(
-            f"inputs holds {number}; the limit is {most}.",
-            field="inputs",
-            metadata={"inputs": str(number), "max_inputs": str(most)},
-        )
 
 
 def _refuse_true(request: Message, names: tuple[str, ...], why: str) -> None:

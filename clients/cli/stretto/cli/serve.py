@@ -14,8 +14,8 @@ from stretto.cli.report import colored
 
 if TYPE_CHECKING:  # processes forked by the server import this module again: it stays light
     from stretto.engine.config import LoadSpec
-    from stretto.server.config import Settings
     from stretto.server.credentials import Credentials
+    from stretto.server.settings import Settings
 
 EXAMPLES = """\
 examples:
@@ -34,8 +34,8 @@ one ends them.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments; values stay text, so that the settings can report all mistakes at once."""
-    from stretto.server.config import SETTINGS
     from stretto.server.quantities import read_switch
+    from stretto.server.settings import SETTINGS
 
     parser.epilog = EXAMPLES
     parser.add_argument(
