@@ -7,8 +7,9 @@ import pytest
 from stretto.engine.checkpoint.headers import open_checkpoint
 from stretto.engine.errors import InvalidRequest
 from stretto.engine.messages import Token
-from stretto.engine.requests import FinishReason, GenerateCall, Options, Output, Sampling, Stopping, TokenPrompt
+from stretto.engine.requests import FinishReason, GenerateCall, Options, Output, Stopping, TokenPrompt
 from stretto.engine.results import Delta
+from stretto.engine.sampling import Sampling
 from stretto.engine.text.answer import Answer, AnswerSpec
 from stretto.engine.text.tokenizer import Tokenizer, load_tokenizer
 

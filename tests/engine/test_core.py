@@ -45,7 +45,6 @@ from stretto.engine.requests import (
     Options,
     Output,
     Overflow,
-    Sampling,
     ScoreCall,
     ScoreItem,
     Stopping,
@@ -53,6 +52,7 @@ from stretto.engine.requests import (
     TokenPrompt,
 )
 from stretto.engine.results import Delta, Embedding, Finished, Progress, PromptScored, ScoredItem, Started
+from stretto.engine.sampling import Sampling
 from stretto.engine.served import Served
 from stretto.engine.tokenizing import DetokenizeCall, TokenizeCall, Tokenized
 

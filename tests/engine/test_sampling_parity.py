@@ -22,8 +22,9 @@ from stretto.engine.cache.kv_cache import KVCache
 from stretto.engine.config import LoadSpec
 from stretto.engine.messages import Generate
 from stretto.engine.models.loading import build
-from stretto.engine.requests import GenerateCall, Options, Output, Sampling, Stopping, TextPrompt
+from stretto.engine.requests import GenerateCall, Options, Output, Stopping, TextPrompt
 from stretto.engine.runner import Runner
+from stretto.engine.sampling import Sampling
 from stretto.engine.sequence import Sequence, Slice
 from stretto.engine.served import Served
 

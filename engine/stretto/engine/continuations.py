@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+from stretto.engine.bounds import check_ids
 from stretto.engine.errors import EmptyInput, InputTooLong, ReplyTooLarge, StrettoError
 from stretto.engine.messages import Account, Draw, Generate, Scored
-from stretto.engine.requests import Overflow, ScoreCall, ScoreItem, TextPrompt, TokenPrompt, check_ids
+from stretto.engine.requests import Overflow, ScoreCall, ScoreItem, TextPrompt, TokenPrompt
 from stretto.engine.results import InputReport, PositionLogprobs, ScoredContinuation, ScoredItem
 from stretto.engine.served import Served
 from stretto.engine.text.logprobs import LogprobWriter

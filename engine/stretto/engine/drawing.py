@@ -3,10 +3,11 @@
 import secrets
 from collections.abc import Mapping
 
+from stretto.engine.bounds import check_ids
 from stretto.engine.checkpoint.headers import Checkpoint
 from stretto.engine.errors import CheckpointError, InvalidRequest
 from stretto.engine.messages import Draw, Generate
-from stretto.engine.requests import Sampling, check_ids
+from stretto.engine.sampling import Sampling
 from stretto.engine.text.tokenizer import Tokenizer
 
 # Of generation_config.json, what stretto does, and what it comes to where nobody says anything.

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+from stretto.engine.bounds import check_ids
 from stretto.engine.checkpoint.headers import Checkpoint
 from stretto.engine.errors import BatchTooLarge, EmptyInput, InvalidRequest, ReplyTooLarge, StrettoError
 from stretto.engine.messages import Encode
@@ -16,7 +17,6 @@ from stretto.engine.requests import (
     Pooling,
     TextPrompt,
     TokenPrompt,
-    check_ids,
 )
 from stretto.engine.results import InputReport, ModelCard
 from stretto.engine.text.tokenizer import Tokenizer

@@ -10,33 +10,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from stretto.engine.errors import BadTokenId, EmptyInput, InvalidRequest
+from stretto.engine.bounds import within
+from stretto.engine.errors import EmptyInput, InvalidRequest
+from stretto.engine.sampling import Sampling
 
-MAX_CANDIDATES = 8
 MAX_TOP_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_BYTES = 256
 MAX_STOP_TOKEN_IDS = 64
 MAX_PROMPT_TEXT_BYTES = 4096
-# The numbers of Sampling: the least and the most; where the least is 0, some must be above it.
-SAMPLING_BOUNDS: Mapping[str, tuple[float, float]] = {
-    "temperature": (0, 100),
-    "top_k": (0, math.inf),
-    "top_p": (0, 1),
-    "min_p": (0, 1),
-    "typical_p": (0, 1),
-    "repetition_penalty": (0, 100),
-    "presence_penalty": (-2, 2),
-    "frequency_penalty": (-2, 2),
-    "penalty_window": (1, math.inf),
-    "no_repeat_ngram_size": (0, 64),  # each token of it is looked for in all of the text, at every step
-}
-ABOVE_ZERO = frozenset({"top_p", "typical_p", "repetition_penalty"})
-MAX_LOGIT_BIAS = 100
-MAX_LOGIT_BIASES = 1024
-MAX_LISTED_IDS = 4096
-MAX_BANNED_STRINGS = 64
-MAX_BANNED_STRING_BYTES = 256
 MAX_CHUNKS = 1024  # of one input
 MAX_CALL_CHUNKS = 16 * MAX_CHUNKS  # each is a message to the engine, which takes no other meanwhile
 
@@ -130,67 +112,6 @@ class Chat:
 Prompt = TextPrompt | TokenPrompt | Chat
 
 
-def _within(path: str, value: float | None, low: float, high: float, *, open_low: bool = False, what: str = "") -> None:
-    """Refuse a value outside [low, high], or (low, high] where `open_low`; NaN is outside every range."""
-    if value is None or (low < value <= high if open_low else low <= value <= high):
-        return
-    range_ = f"at least {low:g}" if high == math.inf else f"in {'(' if open_low else '['}{low:g}, {high:g}]"
-    raise InvalidRequest(f"{what}{path} must be {range_}; got {value:g}.", field=path)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How to choose the next token. Temperature 0 is greedy; None is the checkpoint's default.
-
-    `candidates` answers are returned, of `best_of` that are drawn: those with the best mean logprob.
-    A `penalty_window` of None is all of the text, and no `allowed_token_ids` are all ids.
-    """
-
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    typical_p: float | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    penalty_window: int | None = None
-    no_repeat_ngram_size: int | None = None
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    allowed_token_ids: tuple[int, ...] = ()
-    banned_token_ids: tuple[int, ...] = ()
-    banned_strings: tuple[str, ...] = ()
-    seed: int | None = None
-    candidates: int = 1
-    best_of: int | None = None
-
-    @property
-    def drawn(self) -> int:
-        """How many candidates are drawn."""
-        return self.candidates if self.best_of is None else self.best_of
-
-    def __post_init__(self) -> None:
-        for name, (low, high) in SAMPLING_BOUNDS.items():
-            _within(f"config.sampling.{name}", getattr(self, name), low, high, open_low=name in ABOVE_ZERO)
-        self._check_lists()
-        _within("config.sampling.candidate_count", self.candidates, 1, MAX_CANDIDATES)
-        _within("config.sampling.best_of", self.best_of, self.candidates, MAX_CANDIDATES)
-
-    def _check_lists(self) -> None:
-        path = "config.sampling.logit_bias"
-        _within(path, len(self.logit_bias), 0, MAX_LOGIT_BIASES, what="the number of ")
-        for token, bias in self.logit_bias.items():
-            _within(path, bias, -MAX_LOGIT_BIAS, MAX_LOGIT_BIAS, what=f"the bias of {token} in ")
-        for name in ("allowed_token_ids", "banned_token_ids"):
-            _within(f"config.sampling.{name}", len(getattr(self, name)), 0, MAX_LISTED_IDS, what="the number of ")
-        path = "config.sampling.banned_strings"
-        if "" in self.banned_strings:
-            raise InvalidRequest(f"{path} holds an empty string.", field=path)
-        _within(path, len(self.banned_strings), 0, MAX_BANNED_STRINGS, what="the number of ")
-        for text in self.banned_strings:
-            _within(path, len(text.encode(errors="replace")), 1, MAX_BANNED_STRING_BYTES, what="the bytes of each of ")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stopping:
     """When to stop. `time_limit` is in seconds from the request's arrival."""
@@ -209,13 +130,13 @@ class Stopping:
                 "config.stopping.stop_strings holds an empty string.", field="config.stopping.stop_strings"
             )
         strings, ids = "config.stopping.stop_strings", "config.stopping.stop_token_ids"
-        _within(strings, len(self.strings), 0, MAX_STOP_STRINGS, what="the number of ")
+        within(strings, len(self.strings), 0, MAX_STOP_STRINGS, what="the number of ")
         for text in self.strings:
-            _within(strings, len(text.encode()), 1, MAX_STOP_STRING_BYTES, what="the bytes of each of ")
-        _within(ids, len(self.token_ids), 0, MAX_STOP_TOKEN_IDS, what="the number of ")
-        _within("config.stopping.max_tokens", self.max_tokens, 0, math.inf)
-        _within("config.stopping.min_tokens", self.min_tokens, 0, math.inf)
-        _within("config.stopping.time_limit", self.time_limit, 0, math.inf)
+            within(strings, len(text.encode()), 1, MAX_STOP_STRING_BYTES, what="the bytes of each of ")
+        within(ids, len(self.token_ids), 0, MAX_STOP_TOKEN_IDS, what="the number of ")
+        within("config.stopping.max_tokens", self.max_tokens, 0, math.inf)
+        within("config.stopping.min_tokens", self.min_tokens, 0, math.inf)
+        within("config.stopping.time_limit", self.time_limit, 0, math.inf)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequest(
                 f"config.stopping.min_tokens is {self.min_tokens}, above max_tokens, {self.max_tokens}.",
@@ -234,8 +155,8 @@ class Output:
     prompt_logprobs: bool = False
 
     def __post_init__(self) -> None:
-        _within("config.output.top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
-        _within("config.output.logprob_token_ids", len(self.logprob_token_ids), 0, 1024, what="the number of ")
+        within("config.output.top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
+        within("config.output.logprob_token_ids", len(self.logprob_token_ids), 0, 1024, what="the number of ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,7 +240,7 @@ class Chunking:
     max_chunks: int = MAX_CHUNKS
 
     def __post_init__(self) -> None:
-        _within("config.chunking.max_chunks", self.max_chunks, 1, MAX_CHUNKS)
+        within("config.chunking.max_chunks", self.max_chunks, 1, MAX_CHUNKS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,7 +270,7 @@ class EmbedCall:
 
     def __post_init__(self) -> None:
         prefix = len((self.prompt_text or "").encode(errors="replace"))  # it is put before every input
-        _within("config.prompt_text", prefix, 0, MAX_PROMPT_TEXT_BYTES, what="the bytes of ")
+        within("config.prompt_text", prefix, 0, MAX_PROMPT_TEXT_BYTES, what="the bytes of ")
         if self.dimensions is not None and self.dimensions < 1:
             raise InvalidRequest("config.dimensions must be at least 1; got 0.", field="config.dimensions")
         if self.chunking is not None and self.overflow is not Overflow.CHUNK:
@@ -375,14 +296,3 @@ class EmbedCall:
     def name_of(self, index: int) -> str:
         """The path of an input."""
         return self.input_path.format(index)
-
-
-def check_ids(ids: tuple[int, ...], vocab_size: int, name: str) -> None:
-    """Refuse the first id that the model has no embedding for."""
-    for token in ids:
-        if not 0 <= token < vocab_size:
-            raise BadTokenId(
-                f"{name} holds {token}; ids go from 0 to {vocab_size - 1}.",
-                field=name,
-                metadata={"token_id": str(token), "vocab_size": str(vocab_size)},
-            )

@@ -1,5 +1,6 @@
 """A model as the server process knows it: checkpoint, tokenizer, limits. Prompts become messages here. No torch."""
 
+from stretto.engine.bounds import check_ids
 from stretto.engine.checkpoint.digest import version_of
 from stretto.engine.checkpoint.headers import Checkpoint, open_checkpoint
 from stretto.engine.config import LoadSpec
@@ -7,15 +8,7 @@ from stretto.engine.drawing import check_choice, decided, sampling_defaults
 from stretto.engine.errors import CheckpointError, EmptyInput, InputTooLong, InvalidRequest, ReplyTooLarge
 from stretto.engine.inputs import EMBED_OVERFLOW, EmbedReader
 from stretto.engine.messages import Draw, Generate, Load
-from stretto.engine.requests import (
-    Chat,
-    GenerateCall,
-    Overflow,
-    Task,
-    TextPrompt,
-    TokenPrompt,
-    check_ids,
-)
+from stretto.engine.requests import Chat, GenerateCall, Overflow, Task, TextPrompt, TokenPrompt
 from stretto.engine.results import InputReport, ModelCard
 from stretto.engine.text.answer import AnswerSpec
 from stretto.engine.text.chat import ChatTemplates

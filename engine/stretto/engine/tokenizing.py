@@ -12,8 +12,9 @@ from typing import BinaryIO
 
 import tokenizers
 
+from stretto.engine.bounds import check_ids
 from stretto.engine.errors import CheckpointError, InvalidRequest, ReplyTooLarge
-from stretto.engine.requests import Chat, Prompt, TextPrompt, TokenPrompt, check_ids
+from stretto.engine.requests import Chat, Prompt, TextPrompt, TokenPrompt
 from stretto.engine.served import Served
 from stretto.engine.text.tokenizer import Tokenizer
 

@@ -4,18 +4,17 @@ from dataclasses import dataclass, replace
 
 from stretto.engine.errors import EmptyInput, InvalidRequest
 from stretto.engine.requests import (
-    SAMPLING_BOUNDS,
     GenerateCall,
     Output,
     Overflow,
     Prompt,
-    Sampling,
     ScoreCall,
     ScoreItem,
     Stopping,
     TextPrompt,
     TokenPrompt,
 )
+from stretto.engine.sampling import SAMPLING_BOUNDS, Sampling
 from stretto.server import refusals
 from stretto.server.call import Call
 from stretto.server.reading import OVERFLOW, call_options, read_chat, seconds_of, text_input

@@ -18,7 +18,8 @@ from transformers import AutoModel
 from stretto.engine.config import Limits, LoadSpec
 from stretto.engine.errors import CheckpointError, InvalidRequest
 from stretto.engine.loading import load
-from stretto.engine.requests import Chat, GenerateCall, Message, Options, Output, Sampling, Stopping
+from stretto.engine.requests import Chat, GenerateCall, Message, Options, Output, Stopping
+from stretto.engine.sampling import Sampling
 from stretto.engine.served import Served
 
 SECONDS = 5.0
