@@ -8,6 +8,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from stretto.engine.errors import EngineLost, InvalidRequest, Overloaded, QueueTimeout
 from stretto.server.auth import new_token
 from stretto.server.config import ConfigError, load
 from stretto.server.errors import TenantLimit
@@ -214,6 +215,20 @@ async def test_tokens_are_taken_by_bytes_and_given_back_when_they_are_counted(se
         await failed(running.embedding.Embed(asked))
         await running.models.ListModels(model_pb2.ListModelsRequest())  # computes nothing, costs no tokens
         held.cancel()
+
+
+@pytest.mark.parametrize("refusal", [Overloaded("full"), QueueTimeout("late"), EngineLost("gone")])
+async def test_who_is_asked_to_come_again_gets_his_tokens_back(serve, refusal):
+    asked = pb.GenerateRequest(text="x" * 900)
+    async with serve(client_token_rate="0.001", client_token_burst="1000") as running:
+        running.engine.refusal = refusal
+        for _ in range(3):
+            with pytest.raises(grpc.aio.AioRpcError, match=refusal.message):
+                await running.generation.Generate(asked)
+        running.engine.refusal = InvalidRequest("wrong")
+        with pytest.raises(grpc.aio.AioRpcError, match="wrong"):
+            await running.generation.Generate(asked)
+        await failed(running.generation.Generate(asked))  # what cannot be right later is paid for
 
 
 async def test_streams_are_counted_for_each_token_not_for_each_address(serve, tmp_path):

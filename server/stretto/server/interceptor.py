@@ -208,6 +208,10 @@ class Interceptor(grpc.aio.ServerInterceptor):
         with passing, self._rates.admitted(client, tokens=tokens, streaming=call.streaming) as charge:
             try:
                 yield
+            except StrettoError as error:
+                if retry_seconds(error) is not None:  # it was refused for no fault of its own, and may come again
+                    charge.correct(0)
+                raise
             finally:  # a stream that is cancelled has had its tokens too
                 if call.usage is not None:
                     charge.correct(call.usage.prompt_tokens)
