@@ -29,10 +29,23 @@ from stretto.engine.errors import (
 )
 from stretto.engine.generation import followed
 from stretto.engine.link import Link
-from stretto.engine.messages import Failed, Figures, Freed, Gauges, LoadFailed, Ready, Scored, Step, Stop, Token, Vector
+from stretto.engine.messages import (
+    Failed,
+    Figures,
+    Freed,
+    Gauges,
+    Generate,
+    LoadFailed,
+    Ready,
+    Scored,
+    Step,
+    Stop,
+    Token,
+    Vector,
+)
 from stretto.engine.process import EngineProcess, News, error_of
 from stretto.engine.requests import EmbedCall, GenerateCall, Prompt, ScoreCall, ScoreItem, Task, TextPrompt, TokenPrompt
-from stretto.engine.results import EmbedAnswer, GenerateEvent, ModelCard, ScoreAnswer, Started
+from stretto.engine.results import EmbedAnswer, GenerateEvent, InputReport, ModelCard, ScoreAnswer, Started
 from stretto.engine.served import Served
 from stretto.engine.text.answer import Answer
 from stretto.engine.tokenizing import (
@@ -137,11 +150,9 @@ class Engine:
         size = _estimate([call.prompt], served.card.context)
         with self.admission.reserve(size) as place, self._process.passage() as way:
             begun = time.monotonic()
-            ids, report = await self._apart(lambda: served.prompt(call))
+            report, message, answers = await self._apart(lambda: _prepared(served, call, way.id))
             tokenized = time.monotonic() - begun
-            place.correct(len(ids))
-            message, spec = served.generate_message(call, way.id, ids)
-            answers = [Answer(spec, candidate) for candidate in range(message.candidates)]
+            place.correct(len(message.prompt))
             ended = [index for index, answer in enumerate(answers) if answer.finish is not None]
             if message.score_prompt and 0 in ended:
                 raise InvalidRequest(
@@ -326,6 +337,13 @@ class Engine:
                 metadata={"model": name, "version": card.version},
             )
         return served
+
+
+def _prepared(served: Served, call: GenerateCall, message_id: int) -> tuple[InputReport, Generate, list[Answer]]:
+    """All that is to be tokenised or detokenised before the engine is asked: an answer that is resumed may be long."""
+    ids, report = served.prompt(call)
+    message, spec = served.generate_message(call, message_id, ids)
+    return report, message, [Answer(spec, candidate) for candidate in range(message.candidates)]
 
 
 def _estimate(prompts: Sequence[Prompt | StrettoError], most: int) -> int:
