@@ -622,6 +622,15 @@ async def test_what_an_ended_answer_can_give_no_more_is_refused(
     assert caught.value.field == field
 
 
+async def test_an_answer_is_resumed_though_the_first_of_its_candidates_had_ended(engine: Engine) -> None:
+    sampling = Sampling(temperature=0.9, seed=11, candidates=2)
+    _, whole, _ = await answered(engine, ask(sampling=sampling, max_tokens=6))
+    first, second = [[token for d in whole if d.candidate == c for token in d.token_ids] for c in range(2)]
+    resumed = replace(ask(sampling=sampling, max_tokens=6), resume_after=(tuple(first), tuple(second[:2])))
+    _, rest, _ = await answered(engine, resumed)
+    assert [token for delta in rest if delta.candidate == 1 for token in delta.token_ids] == second[2:]
+
+
 async def test_progress_tells_how_far_the_prompt_is_read(engine: Engine) -> None:
     async with engine.generate(replace(ask(" ".join(["w1"] * 40)), progress=True)) as events:
         told = [event async for event in events if isinstance(event, Progress)]

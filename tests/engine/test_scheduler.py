@@ -273,11 +273,12 @@ def test_a_stop_token_ends_a_candidate_and_is_its_last_token() -> None:
     assert [e.finish for e in run.ends(1) if isinstance(e, Token)] == ["stop"]
 
 
-def test_a_stopped_candidate_finishes_and_the_others_go_on() -> None:
+@pytest.mark.parametrize("steps", [0, 2])  # at 0 the other still waits for the first to read the prompt
+def test_a_stopped_candidate_finishes_and_the_others_go_on(steps: int) -> None:
     run = Run(budget=64)
     run.add(1, [1, 2, 3], max_tokens=6, candidates=2)
-    run.step()
-    run.step()
+    for _ in range(steps):
+        run.step()
     run.events += run.scheduler.stop(1, 0, run.now)
     assert run.scheduler.stop(1, 0, run.now) == []
     run.drain()

@@ -29,8 +29,8 @@ GENERATE: Final[Mapping[str, Neutral]] = {
 
 EMBED: Final[Mapping[str, Neutral]] = OPTIONS
 
-# Values of enums that are known and not yet done; their fields are honoured otherwise.
-NOT_YET: Final[Mapping[str, frozenset[int]]] = {
+# Values of enums that mean something to Embed alone, by the paths that other requests have.
+EMBED_ONLY: Final[Mapping[str, frozenset[int]]] = {
     "overflow_policy": frozenset({common_pb2.OVERFLOW_POLICY_CHUNK}),
 }
 
@@ -71,15 +71,15 @@ def refuse_adapter(adapter: str) -> None:
 
 
 def refuse_unknown(owner: Message, name: str, path: str) -> None:
-    """Raise for an enum's number that names nothing, or names what is not done yet."""
+    """Raise for an enum's number that names nothing, or nothing that this kind of request can have."""
     field = owner.DESCRIPTOR.fields_by_name[name]
     number: int = getattr(owner, name)
     assert field.enum_type is not None
     known = field.enum_type.values_by_number.get(number)
     if known is None:
         raise InvalidRequest(f"{path} is {number}, which names no {field.enum_type.name}.", field=path)
-    if number in NOT_YET.get(path, ()):
-        raise InvalidRequest(f"{path} is {known.name}, which is not supported yet.", field=path)
+    if number in EMBED_ONLY.get(path, ()):
+        raise InvalidRequest(f"{path} is {known.name}, which is for Embed alone.", field=path)
 
 
 def _owner(request: Message, path: str) -> tuple[Message | None, str]:
