@@ -146,7 +146,7 @@ def _encoded(served: Served, given: Prompt, path: str) -> tokenizers.Encoding | 
     tokenizer = served.tokenizer
     match given:
         case TextPrompt():
-            if given.pair is not None and not tokenizer.reads_pairs:
+            if given.pair is not None and tokenizer.pair is None:
                 field = f"{path}.text_pair"
                 raise InvalidRequest(f"{field} is set; {served.spec.name} does not read pairs of texts.", field=field)
             return tokenizer.encoding(

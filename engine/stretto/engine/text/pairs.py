@@ -42,7 +42,7 @@ class PairTemplate:
 
 
 def pair_template(library: tokenizers.Tokenizer) -> PairTemplate | None:
-    """The template, seen on a pair that every vocabulary has ids for; None where nothing tells two texts apart."""
+    """The template, seen on a pair that every vocabulary has ids for; None where nothing stands between them."""
     seen = library.encode("a", "a", add_special_tokens=True)
     owners = [
         None if special else owner for special, owner in zip(seen.special_tokens_mask, seen.sequence_ids, strict=True)
@@ -51,7 +51,7 @@ def pair_template(library: tokenizers.Tokenizer) -> PairTemplate | None:
         return None
     first, second = owners.index(0), owners.index(1)
     first_end, second_end = (len(owners) - owners[::-1].index(text) for text in (0, 1))
-    if not first < first_end < second < second_end:
+    if not first < first_end < second < second_end:  # equal: they stand side by side, like one text
         return None
 
     def marks(start: int, stop: int) -> Marks:

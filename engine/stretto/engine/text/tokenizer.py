@@ -36,7 +36,7 @@ class Tokenizer:
 
     `size` is the largest id and one. `head` and `tail` are the special tokens that wrap one text. `special_ids` are the
     control tokens. `unknown_id` is what stands for text that the vocabulary cannot spell, where there is such text.
-    `pair` is how two texts are put together, where they can be told apart.
+    `pair` is how two texts are put together, where something stands between them.
     """
 
     def __init__(self, library: tokenizers.Tokenizer, *, bos_id: int | None, eos_ids: frozenset[int]) -> None:
@@ -65,12 +65,6 @@ class Tokenizer:
     def generates(self) -> bool:
         """Whether a text is its tokens' bytes put together, so that it can be sent as it is made."""
         return self._spelling is not None
-
-    @property
-    def reads_pairs(self) -> bool:
-        """Whether something stands between the two texts of a pair."""
-        single, pair = [self._library.num_special_tokens_to_add(is_pair) for is_pair in (False, True)]
-        return pair > single
 
     def to_json(self) -> str:
         """A tokenizer.json that makes the same ids."""
