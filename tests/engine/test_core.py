@@ -557,9 +557,18 @@ async def test_logprobs_that_no_reply_holds_are_refused_before_the_work(engine: 
     assert caught.value.field == "config.stopping.max_tokens"
     await answered(engine, replace(ask(output=output), max_logprobs=16))
     with pytest.raises(ReplyTooLarge):
-        await answered(engine, replace(ask(output=output), max_prompt_logprobs=5))
+        await answered(engine, replace(ask(output=output), max_message_logprobs=5))
     best = Sampling(temperature=1, seed=1, best_of=4)  # one of four is in the reply
     await answered(engine, replace(ask(output=output, sampling=best), max_logprobs=16))
+
+
+async def test_logprobs_that_pile_up_come_in_lists_that_fit_a_message(engine: Engine) -> None:
+    call = replace(ask(max_tokens=20, output=Output(top_logprobs=1)), max_message_logprobs=9)
+    async with engine.generate(call) as events:
+        await anext(events)
+        await until(lambda: any(inbox.qsize() == 20 for inbox in engine._process._inboxes.values()))
+        sizes = [len(delta.logprobs) async for event in events if isinstance(event, list) for delta in event]
+    assert sizes == [4] * 5
 
 
 async def test_a_response_prefix_stands_behind_the_prompt(engine: Engine) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from stretto.engine.admission import Place
 from stretto.engine.answers import telemetry
 from stretto.engine.messages import Account, Failed, Reading, Scored, Stop, Token
-from stretto.engine.process import Passage, error_of
+from stretto.engine.process import MAX_UNREAD_TOKENS, Passage, error_of
 from stretto.engine.requests import GenerateCall
 from stretto.engine.results import (
     Delta,
@@ -38,13 +38,14 @@ async def followed(
         yield ended
     scored = list[PositionLogprobs]()
     unscored = call.output.prompt_logprobs
+    most = _most_events(call)
     first: float | None = None
     account: Account | None = None
     failed: Failed | None = None
     while account is None:
         tokens: dict[int, list[Token]] = {}
         progress: Progress | None = None
-        for event in await way.pile():
+        for event in await way.pile(most):
             match event:
                 case Failed():
                     failed = event
@@ -81,6 +82,13 @@ async def followed(
         completion_tokens=sum(answer.num_tokens for answer in answers),
     )
     yield Finished(usage=usage, telemetry=telemetry(call.options, account, tokenized, first))
+
+
+def _most_events(call: GenerateCall) -> int:
+    """How many tokens may come together, so that their logprobs fit one message."""
+    if call.max_message_logprobs is None or call.output.top_logprobs is None:
+        return MAX_UNREAD_TOKENS
+    return max(1, call.max_message_logprobs // call.output.logprobs_each)
 
 
 def _progress(event: Reading) -> Progress:

@@ -67,10 +67,10 @@ class Passage:
         """The next event of this request."""
         return await self._inbox.get()
 
-    async def pile(self) -> list[Answer]:
-        """Wait for an event, and take everything that is there."""
+    async def pile(self, most: int) -> list[Answer]:
+        """Wait for an event, and take everything that is there, up to `most` events."""
         events = [await self._inbox.get()]
-        while not self._inbox.empty():
+        while not self._inbox.empty() and len(events) < most:
             events.append(self._inbox.get_nowait())
         return events
 

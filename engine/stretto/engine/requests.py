@@ -158,6 +158,11 @@ class Output:
         within("config.output.top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
         within("config.output.logprob_token_ids", len(self.logprob_token_ids), 0, 1024, what="the number of ")
 
+    @property
+    def logprobs_each(self) -> int:
+        """How many entries a position has, where logprobs are told."""
+        return 1 + (self.top_logprobs or 0) + len(self.logprob_token_ids)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -184,7 +189,7 @@ class GenerateCall:
 
     `resume_after` holds, for each candidate, the ids that a stream had given before it broke, without an echoed prompt:
     the answer goes on after them. `progress` asks for how far the prompt is read. `max_logprobs` is how many entries
-    fit the reply (None: any number); `max_prompt_logprobs` those of the prompt alone, in a message of their own.
+    fit the reply (None: any number); `max_message_logprobs` how many fit one message of a stream.
     """
 
     model: str
@@ -200,7 +205,7 @@ class GenerateCall:
     resume_after: tuple[tuple[int, ...], ...] = ()
     progress: bool = False
     max_logprobs: int | None = None
-    max_prompt_logprobs: int | None = None
+    max_message_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -223,9 +223,9 @@ class Served:
 def _check_reply(call: GenerateCall, num_prompt: int, max_tokens: int) -> None:
     """Refuse logprobs that would not fit the reply, before any of them is computed."""
     output = call.output
-    each = 1 + (output.top_logprobs or 0) + len(output.logprob_token_ids)
+    each = output.logprobs_each
     prompt = num_prompt * each if output.prompt_logprobs else 0
-    for most, entries in ((call.max_prompt_logprobs, prompt), (call.max_logprobs, prompt)):
+    for most, entries in ((call.max_message_logprobs, prompt), (call.max_logprobs, prompt)):
         if most is not None and entries > most:
             raise ReplyTooLarge(
                 f"The logprobs of {num_prompt} prompt tokens, {each} at each, do not fit the reply: it has room for "

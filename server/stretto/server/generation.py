@@ -72,7 +72,7 @@ class GenerationService(rpc.GenerationServiceServicer):
         wishes = generation_reading.stream_wishes(request)
         asked, card = self._read(request.request, call, progress=wishes.progress)
         _refuse_best_of(asked)
-        asked = replace(asked, max_prompt_logprobs=self._room // LOGPROB_BYTES)
+        asked = replace(asked, max_message_logprobs=self._room // LOGPROB_BYTES)
         gathering = Gathering(wishes.min_tokens_per_message)
         pace = self._metrics.pace(call)
         async with self._engine.generate(asked) as events:
