@@ -62,9 +62,10 @@ class EmbeddingServiceServicer(object):
         """Unbounded corpus; results in input order; a bad item never ends the stream.
         First a config, then items; `started` comes once the config is accepted, the summary when the client has closed its
         side and all is answered. Each item is computed as soon as the engine takes it. The server reads as far ahead as its
-        window goes (256 items, 4 MiB), and a full queue only slows the stream down. It ends with an error where a message
-        is no item, its time is over, its reader stalls or the engine is lost: what was answered by then stands. It may wait
-        for items as long as its deadline allows; keepalive finds a client that is gone.
+        window goes (256 items, 4 MiB; fewer items where each may be many chunks or vectors), and a full queue only slows
+        the stream down. It ends with an error where a message is no item, its time is over, its reader stalls or the engine
+        is lost: what was answered by then stands. It may wait for items as long as its deadline allows; keepalive finds a
+        client that is gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
