@@ -151,7 +151,7 @@ def _context(
         head = _beginning(served, path)
     check_ids(tuple(body), served.checkpoint.vocab_size, path)
     try:
-        return fit(body, room, policy, head=head, tail=())
+        return fit(body, room, policy, head=head, tail=(), name=path)
     except InputTooLong as error:
         longest = served.context - room
         raise InputTooLong(

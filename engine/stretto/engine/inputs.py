@@ -190,12 +190,12 @@ class EmbedReader:
                     raise item
                 case TokenPrompt():
                     check_ids(item.ids, self._checkpoint.vocab_size, f"{name}.token_ids")
-                    text = self._single(list(item.ids), (), (), rules)
+                    text = self._single(list(item.ids), (), (), name, rules)
                 case TextPrompt(pair=None):
-                    text = self._single(_sound(next(bodies)), self._tokenizer.head, self._tokenizer.tail, rules)
+                    text = self._single(_sound(next(bodies)), self._tokenizer.head, self._tokenizer.tail, name, rules)
                 case TextPrompt():
                     both = next(bodies), next(seconds)  # both, whatever is wrong with the first
-                    text = self._pair(_sound(both[0]), _sound(both[1]), f"{name}.text_pair", rules)
+                    text = self._pair(_sound(both[0]), _sound(both[1]), name, rules)
             if not any(text.windows):
                 raise EmptyInput(f"{name} has no tokens.", field=name)
             self._check_encoded(text, name)
@@ -210,9 +210,11 @@ class EmbedReader:
                 error.field = name
             return error
 
-    def _single(self, body: list[int], head: tuple[int, ...], tail: tuple[int, ...], rules: EmbedRules) -> PreparedText:
+    def _single(
+        self, body: list[int], head: tuple[int, ...], tail: tuple[int, ...], name: str, rules: EmbedRules
+    ) -> PreparedText:
         if rules.overflow is not Overflow.CHUNK:
-            ids, cut = fit(body, self._card.max_input_tokens, rules.overflow, head=head, tail=tail)
+            ids, cut = fit(body, self._card.max_input_tokens, rules.overflow, head=head, tail=tail, name=name)
             return self._text([ids], cut, rules)
         chunking = rules.chunking
         pieces = windows(
@@ -222,10 +224,12 @@ class EmbedReader:
             head=head,
             tail=tail,
             most=chunking.max_chunks,
+            name=name,
         )
         return self._text(pieces, 0, rules)
 
-    def _pair(self, first: list[int], second: list[int], field: str, rules: EmbedRules) -> PreparedText:
+    def _pair(self, first: list[int], second: list[int], name: str, rules: EmbedRules) -> PreparedText:
+        field = f"{name}.text_pair"
         template = self._tokenizer.pair
         if template is None or template.num_segments > self._num_segments:
             why = "its tokenizer has no template for two" if template is None else "it has no segments to tell them by"
@@ -235,7 +239,7 @@ class EmbedReader:
                 f"{field} is set, and config.overflow_policy is OVERFLOW_POLICY_CHUNK: a pair is not cut into chunks.",
                 field=field,
             )
-        ids, segments, cut = fit_pair(first, second, self._card.max_input_tokens, rules.overflow, template)
+        ids, segments, cut = fit_pair(first, second, self._card.max_input_tokens, rules.overflow, template, name=name)
         return self._text([ids], cut, rules, segments)
 
     def _text(self, pieces: list[list[int]], cut: int, rules: EmbedRules, segments: Sequence[int] = ()) -> PreparedText:

@@ -73,7 +73,7 @@ class Served:
         room = self.context - (0 if call.stopping.max_tokens == 0 else 1)
         limit = min(call.max_prompt_tokens or room, room)
         try:
-            ids, cut = fit(body, limit, call.overflow or GENERATE_OVERFLOW, head=head, tail=tail)
+            ids, cut = fit(body, limit, call.overflow or GENERATE_OVERFLOW, head=head, tail=tail, name=field)
         except InputTooLong as error:
             small = limit == room and self.context < self.checkpoint.context
             hint = f" The server's cache holds {self.context} tokens; --cache-memory can raise that." if small else ""

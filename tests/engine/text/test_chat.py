@@ -192,6 +192,18 @@ def test_arguments_that_the_server_sets_are_refused(
     assert caught.value.field == "chat.template_arguments"
 
 
+def test_arguments_that_the_template_does_not_read_are_refused_with_those_that_it_reads(
+    smollm2_checkpoint: Checkpoint, smollm2_tokenizer: Tokenizer
+) -> None:
+    templates = _templates(smollm2_checkpoint, "{{ messages[0].content }}{% if thinking is defined %}!{% endif %}")
+    with pytest.raises(
+        InvalidRequest, match=r"holds 'thinkin', which .* does not read; it reads: thinking\."
+    ) as caught:
+        templates.encode(_chat(("user", "x"), arguments={"thinkin": True}), smollm2_tokenizer)
+    assert caught.value.field == "chat.template_arguments"
+    assert templates.encode(_chat(("user", "x"), arguments={"thinking": True}), smollm2_tokenizer)
+
+
 def test_a_template_is_chosen_by_name(smollm2_checkpoint: Checkpoint, smollm2_tokenizer: Tokenizer) -> None:
     templates = ChatTemplates(dataclasses.replace(smollm2_checkpoint, chat_templates={"": "one", "tools": "two"}))
     for name, wanted in (("", "one"), ("tools", "two")):

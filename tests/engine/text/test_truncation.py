@@ -33,22 +33,22 @@ def words() -> tokenizers.Tokenizer:
 
 @pytest.mark.parametrize("policy", list(Overflow))
 def test_what_fits_is_only_wrapped(policy: Overflow) -> None:
-    assert fit([7, 8], 4, policy, head=(1,), tail=(2,)) == ([1, 7, 8, 2], 0)
+    assert fit([7, 8], 4, policy, head=(1,), tail=(2,), name="a") == ([1, 7, 8, 2], 0)
 
 
 def test_cutting_the_end_keeps_the_closing_token(long_ids: list[int]) -> None:
-    got = fit(long_ids[1:-1], 256, Overflow.TRUNCATE_END, head=(101,), tail=(102,))
+    got = fit(long_ids[1:-1], 256, Overflow.TRUNCATE_END, head=(101,), tail=(102,), name="a")
     assert got == ([*long_ids[:255], 102], 275)
 
 
 def test_cutting_the_start_keeps_the_opening_token(long_ids: list[int]) -> None:
-    got = fit(long_ids[1:-1], 256, Overflow.TRUNCATE_START, head=(101,), tail=(102,))
+    got = fit(long_ids[1:-1], 256, Overflow.TRUNCATE_START, head=(101,), tail=(102,), name="a")
     assert got == ([101, *long_ids[-255:]], 275)
 
 
 @pytest.mark.parametrize("room", range(1, 10))
 def test_cutting_the_middle_keeps_both_ends(room: int) -> None:
-    ids, cut = fit(list(range(10)), room, Overflow.TRUNCATE_MIDDLE, head=(), tail=())
+    ids, cut = fit(list(range(10)), room, Overflow.TRUNCATE_MIDDLE, head=(), tail=(), name="a")
     gone = [i for i in range(10) if i not in ids]
     assert (len(ids), cut) == (room, 10 - room)
     assert gone == list(range(gone[0], gone[-1] + 1))
@@ -57,14 +57,14 @@ def test_cutting_the_middle_keeps_both_ends(room: int) -> None:
 
 def test_refusing_says_how_many_and_how_many_may_be(long_ids: list[int]) -> None:
     with pytest.raises(InputTooLong, match="531 tokens; the limit is 256") as caught:
-        fit(long_ids[1:-1], 256, Overflow.ERROR, head=(101,), tail=(102,))
+        fit(long_ids[1:-1], 256, Overflow.ERROR, head=(101,), tail=(102,), name="a")
     assert caught.value.metadata == {"token_count": "531", "max": "256"}
 
 
 def test_a_limit_with_no_room_for_text_is_refused_by_every_policy() -> None:
     for policy in Overflow:
         with pytest.raises(InputTooLong):
-            fit([7], 2, policy, head=(1,), tail=(2,))
+            fit([7], 2, policy, head=(1,), tail=(2,), name="a")
 
 
 @pytest.mark.parametrize("policy", [Overflow.TRUNCATE_END, Overflow.TRUNCATE_START])
@@ -78,14 +78,14 @@ def test_a_pair_is_cut_as_the_library_cuts_it_the_longest_first(
     first, second = list(range(10, 10 + lengths[0])), list(range(60, 60 + lengths[1]))
     words.enable_truncation(limit, direction="left" if policy is Overflow.TRUNCATE_START else "right")
     said = words.encode(*(" ".join(f"w{i}" for i in ids) for ids in (first, second)))
-    got = fit_pair(first, second, limit, policy, template)
+    got = fit_pair(first, second, limit, policy, template, name="a")
     assert got == (said.ids, said.type_ids, max(0, sum(lengths) + 3 - limit))
 
 
 def test_a_pair_cut_in_the_middle_keeps_both_ends_of_both(words: tokenizers.Tokenizer) -> None:
     template = pair_template(words)
     assert template is not None
-    ids, _, cut = fit_pair(list(range(10, 20)), list(range(60, 64)), 11, Overflow.TRUNCATE_MIDDLE, template)
+    ids, _, cut = fit_pair(list(range(10, 20)), list(range(60, 64)), 11, Overflow.TRUNCATE_MIDDLE, template, name="a")
     assert (ids, cut) == ([1, 10, 11, 18, 19, 2, 60, 61, 62, 63, 2], 6)
 
 
@@ -94,7 +94,7 @@ def test_a_pair_that_may_not_be_cut_is_refused_with_its_figures(words: tokenizer
     template = pair_template(words)
     assert template is not None
     with pytest.raises(InputTooLong, match="makes 13 tokens; the limit is 12"):
-        fit_pair([10] * 5, [11] * 5, 12, policy, template)
+        fit_pair([10] * 5, [11] * 5, 12, policy, template, name="a")
 
 
 @pytest.mark.parametrize("length", range(40))
@@ -103,7 +103,7 @@ def test_windows_cover_a_text_share_their_overlap_and_are_no_more_than_needed(
     length: int, limit: int, overlap: int
 ) -> None:
     body = list(range(10, 10 + length))
-    got = windows(body, limit, overlap, head=(1,), tail=(2,), most=100)
+    got = windows(body, limit, overlap, head=(1,), tail=(2,), most=100, name="a")
     assert all(ids[0] == 1 and ids[-1] == 2 and len(ids) <= limit for ids in got)
     pieces = [ids[1:-1] for ids in got]
     assert pieces[0] + [token for piece in pieces[1:] for token in piece[overlap:]] == body
@@ -113,7 +113,7 @@ def test_windows_cover_a_text_share_their_overlap_and_are_no_more_than_needed(
 
 
 def test_more_windows_than_may_be_are_refused_with_both_figures() -> None:
-    assert len(windows(list(range(10)), 4, 1, head=(), tail=(), most=3)) == 3
-    with pytest.raises(InputTooLong, match="makes 4 chunks; the limit is 3") as caught:
-        windows(list(range(11)), 4, 1, head=(), tail=(), most=3)
+    assert len(windows(list(range(10)), 4, 1, head=(), tail=(), most=3, name="a")) == 3
+    with pytest.raises(InputTooLong, match="a makes 4 chunks; the limit is 3") as caught:
+        windows(list(range(11)), 4, 1, head=(), tail=(), most=3, name="a")
     assert (caught.value.metadata["chunk_count"], caught.value.metadata["max_chunks"]) == ("4", "3")

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 
 from stretto.engine.checkpoint.headers import Checkpoint
 from stretto.engine.errors import InvalidRequest
@@ -25,12 +25,13 @@ MAX_TEMPLATE_CHARACTERS = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Compiled:
-    """A template, and the words in it: those that it compares texts with or looks up."""
+    """A template, the words in it (those that it compares texts with or looks up), and the variables that it reads."""
 
     name: str
     source: str
     template: jinja2.Template
     words: frozenset[str]
+    variables: frozenset[str]
 
 
 class ChatTemplates:
@@ -55,11 +56,11 @@ class ChatTemplates:
         """
         compiled = self._find(chat.template)
         now = datetime.now()
-        plain = self._render(compiled, self._variables(chat), now)
+        plain = self._render(compiled, self._variables(chat, compiled), now)
         [(ids, offsets)] = tokenizer.encode_with_offsets([plain], add_special_tokens=False)
         typed = _typed(chat)
         disguise = Disguise(tokenizer.special_texts, compiled.words, plain + compiled.source + "".join(strings(typed)))
-        disguised = self._render(compiled, self._variables(chat) | disguise.put_on(typed), now)
+        disguised = self._render(compiled, self._variables(chat, compiled) | disguise.put_on(typed), now)
         if disguise.take_off(disguised) == plain:
             control = _control_spans(plain, ids, offsets, tokenizer)
             if not any(disguise.hides(disguised[start:stop]) for _, start, stop in control):
@@ -93,17 +94,24 @@ class ChatTemplates:
                 field=TEMPLATE,
             )
         try:
-            words = _words(self._environment.parse(source))
+            tree = self._environment.parse(source)
+            words, variables = _words(tree), frozenset(meta.find_undeclared_variables(tree))
             template = self._environment.compile_template(source)
         except (jinja2.TemplateError, RecursionError) as error:
             raise InvalidRequest(f"{_called(name)} cannot be compiled: {error}.", field=TEMPLATE) from error
-        return _Compiled(name=name, source=source, template=template, words=words)
+        return _Compiled(name=name, source=source, template=template, words=words, variables=variables)
 
-    def _variables(self, chat: Chat) -> dict[str, Any]:
+    def _variables(self, chat: Chat, compiled: _Compiled) -> dict[str, Any]:
         fixed = {"messages", "add_generation_prompt", *self._special_tokens}
         if taken := sorted(fixed & set(chat.arguments)):
             raise InvalidRequest(
                 f"{ARGUMENTS} holds {taken[0]!r}, which the server sets itself; leave it out.", field=ARGUMENTS
+            )
+        if unknown := sorted(set(chat.arguments) - compiled.variables):
+            known = ", ".join(sorted(compiled.variables - fixed)) or "none"
+            raise InvalidRequest(
+                f"{ARGUMENTS} holds {unknown[0][:100]!r}, which the template does not read; it reads: {known}.",
+                field=ARGUMENTS,
             )
         return {
             "tools": None,

@@ -8,24 +8,25 @@ from stretto.engine.text.pairs import PairTemplate
 
 
 def fit(
-    body: list[int], limit: int, policy: Overflow, *, head: Sequence[int], tail: Sequence[int]
+    body: list[int], limit: int, policy: Overflow, *, head: Sequence[int], tail: Sequence[int], name: str
 ) -> tuple[list[int], int]:
     """`body` between `head` and `tail`, at most `limit` ids in all, and the number of ids of `body` that were left out.
 
     The special tokens around a text are never cut. TRUNCATE_MIDDLE keeps both ends, the first the longer by one. CHUNK
-    cuts nothing: it is for `windows`, and where one piece is needed it refuses as ERROR does.
+    cuts nothing: it is for `windows`, and where one piece is needed it refuses as ERROR does. `name` is the text's in
+    the error, here and below.
     """
     room = limit - len(head) - len(tail)
     cut = len(body) - room
     if cut <= 0:
         return [*head, *body, *tail], 0
     if policy in (Overflow.ERROR, Overflow.CHUNK) or room < 1:
-        raise _too_long(len(head) + len(body) + len(tail), limit)
+        raise _too_long(name, len(head) + len(body) + len(tail), limit)
     return [*head, *_kept(body, room, policy), *tail], cut
 
 
 def fit_pair(
-    first: list[int], second: list[int], limit: int, policy: Overflow, template: PairTemplate
+    first: list[int], second: list[int], limit: int, policy: Overflow, template: PairTemplate, *, name: str
 ) -> tuple[list[int], list[int], int]:
     """Two texts in their template: ids, segments, and the number of ids that were left out.
 
@@ -34,7 +35,7 @@ def fit_pair(
     room = limit - template.num_special
     cut = max(0, len(first) + len(second) - room)
     if cut and (policy in (Overflow.ERROR, Overflow.CHUNK) or room < 2):
-        raise _too_long(template.num_special + len(first) + len(second), limit)
+        raise _too_long(name, template.num_special + len(first) + len(second), limit)
     if cut:
         shorter = min(len(first), len(second), room // 2)
         longer = room - shorter
@@ -45,7 +46,7 @@ def fit_pair(
 
 
 def windows(
-    body: list[int], limit: int, overlap: int, *, head: Sequence[int], tail: Sequence[int], most: int
+    body: list[int], limit: int, overlap: int, *, head: Sequence[int], tail: Sequence[int], most: int, name: str
 ) -> list[list[int]]:
     """`body` in windows of at most `limit` ids, each between `head` and `tail`; neighbours share `overlap` ids of it.
 
@@ -57,7 +58,7 @@ def windows(
     count = max(1, -(-(len(body) - overlap) // stride))
     if count > most:
         raise InputTooLong(
-            f"The input makes {count} chunks; the limit is {most}. Shorten it, or ask for larger chunks.",
+            f"{name} makes {count} chunks; the limit is {most}. Shorten it, or ask for larger chunks.",
             metadata={"chunk_count": str(count), "max_chunks": str(most), "token_count": str(len(body))},
         )
     return [[*head, *body[start : start + room], *tail] for start in range(0, count * stride, stride)]
@@ -76,8 +77,8 @@ def _kept(body: list[int], room: int, policy: Overflow) -> list[int]:
             return body[: room - last] + body[len(body) - last :]
 
 
-def _too_long(count: int, limit: int) -> InputTooLong:
+def _too_long(name: str, count: int, limit: int) -> InputTooLong:
     return InputTooLong(
-        f"The input makes {count} tokens; the limit is {limit}. Shorten it, or ask for a truncating overflow policy.",
+        f"{name} makes {count} tokens; the limit is {limit}. Shorten it, or ask for a truncating overflow policy.",
         metadata={"token_count": str(count), "max": str(limit)},
     )
