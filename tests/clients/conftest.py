@@ -290,6 +290,8 @@ class Standin(
                 return
             if request.item.input.text == "unanswered":
                 continue
+            if request.item.input.text == "lost":
+                context.abort_with_status(rpc_status.to_status(status("UNAVAILABLE", "ENGINE_LOST", "it died.")))
             result = self._embedded(request.item.input)
             summary.usage.prompt_tokens += 1
             name = "7" if request.item.input.text == "wrong name" else request.item.item_id

@@ -149,12 +149,15 @@ class AsyncEmbeddingStream(StreamedCorpus, AsyncFlow[Embedding, Corpus]):
         self._texts = texts
         self._room = asyncio.Semaphore(WINDOW)
         self._sending: asyncio.Task[None] | None = None
+        self._answers: AsyncIterator[embedding_pb2.EmbedStreamResponse] | None = None
 
     async def _advance(self) -> None:
         if self._call is None:
             self._call, self._outgoing = await self._open()
+            self._answers = aiter(self._call)  # `read` would lose what has come as soon as a write fails
             self._sending = asyncio.create_task(send(self._call, self._outgoing, self._texts, self._room))
-        event = await self._event(self._call.read())
+        assert self._answers is not None, "opened with the call"
+        event = await self._event(anext(self._answers, None))
         if isinstance(event, embedding_pb2.EmbedStreamResponse):
             if self._take(event):
                 self._room.release()
