@@ -23,6 +23,7 @@ from stretto.client import (
     MessageTooLarge,
     ReplyTooLarge,
     StrettoError,
+    Unauthenticated,
 )
 from stretto.client.corpus import WINDOW
 from stretto.client.gathering import IN_FLIGHT
@@ -305,6 +306,15 @@ async def test_leaving_an_async_stream_cancels_it(server) -> None:
             break
         gc.collect()
         assert await asyncio.to_thread(server.left.get, timeout=PATIENCE) == "left"
+
+
+async def test_a_stream_that_is_refused_while_it_is_written_says_why(server) -> None:
+    """grpc forgets the status for an INTERNAL of its own where a write fails after it."""
+    server.refusing = True
+    async with AsyncClient(server.target) as client:
+        for _ in range(30):
+            with pytest.raises(Unauthenticated, match="who"):
+                await anext(client.embed_stream(["a text"] * 20))
 
 
 async def test_what_was_answered_before_a_stream_broke_comes_though_more_was_being_sent(server) -> None:
