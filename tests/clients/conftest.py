@@ -101,6 +101,7 @@ class Standin(
         self.left: queue.Queue[str] = queue.Queue()
         self.stopping = threading.Event()
         self.draining = False
+        self.refusing = False  # streams of texts, before their first message
         self.break_after: str | None = None  # once
         self.loading = 0  # how many more attempts to resume a stream find the model loading
         self.version = "v1"
@@ -278,6 +279,8 @@ class Standin(
     def EmbedStream(self, requests, context):
         gone = threading.Event()
         context.add_callback(gone.set)
+        if self.refusing:
+            context.abort_with_status(rpc_status.to_status(status("UNAUTHENTICATED", "UNAUTHENTICATED", "who?")))
         first = next(requests)
         self._note(first, context, first.config.options.request_id)
         finished = threading.Event()
@@ -290,6 +293,8 @@ class Standin(
                 return
             if request.item.input.text == "unanswered":
                 continue
+            if request.item.input.text == "lost":
+                context.abort_with_status(rpc_status.to_status(status("UNAVAILABLE", "ENGINE_LOST", "it died.")))
             result = self._embedded(request.item.input)
             summary.usage.prompt_tokens += 1
             name = "7" if request.item.input.text == "wrong name" else request.item.item_id
@@ -479,7 +484,7 @@ def server(standin: Standin) -> Standin:
     standin.metadata.clear()
     standin.attempts.clear()
     standin.version, standin.limits, standin.accepted_inputs = "v1", LIMITS, 2**31
-    standin.break_after, standin.loading = None, 0
+    standin.break_after, standin.loading, standin.refusing = None, 0, False
     standin.info_count = standin.most_in_flight = 0
     while not standin.left.empty():
         standin.left.get()

@@ -16,12 +16,14 @@ from stretto.client import (
     Aborted,
     AsyncClient,
     Client,
+    Embedding,
     InputTooLong,
     InternalError,
     InvalidRequest,
     MessageTooLarge,
     ReplyTooLarge,
     StrettoError,
+    Unauthenticated,
 )
 from stretto.client.corpus import WINDOW
 from stretto.client.gathering import IN_FLIGHT
@@ -304,6 +306,33 @@ async def test_leaving_an_async_stream_cancels_it(server) -> None:
             break
         gc.collect()
         assert await asyncio.to_thread(server.left.get, timeout=PATIENCE) == "left"
+
+
+async def test_a_stream_that_is_refused_while_it_is_written_says_why(server) -> None:
+    """grpc forgets the status for an INTERNAL of its own where a write fails after it."""
+    server.refusing = True
+    async with AsyncClient(server.target) as client:
+        for _ in range(30):
+            with pytest.raises(Unauthenticated, match="who"):
+                await anext(client.embed_stream(["a text"] * 20))
+
+
+async def test_what_was_answered_before_a_stream_broke_comes_though_more_was_being_sent(server) -> None:
+    """A write that fails ends the call for grpc's `read` at once, whatever has come and was not read yet."""
+    texts = [*["long " * 20_000] * 40, "lost", *["long " * 20_000] * 200]
+    async with AsyncClient(server.target) as client:
+        for _ in range(5):
+            stream = client.embed_stream(texts)
+            given = [(await anext(stream)).index]
+            await asyncio.to_thread(server.left.get, timeout=30)
+            with pytest.raises(StrettoError):
+                await places(stream, given)
+            assert given == list(range(40))
+
+
+async def places(stream: AsyncIterator[Embedding], given: list[int]) -> None:
+    async for embedding in stream:
+        given.append(embedding.index)
 
 
 def test_a_closed_client_says_so(server) -> None:

@@ -244,3 +244,19 @@ async def test_downloads_that_nobody_reads_are_few_and_end(serve):
         assert await outcome(running, DOWNLOAD)
         for call in unread:
             call.cancel()
+
+
+async def test_a_download_of_which_nothing_is_read_ends_for_both_sides(serve):
+    small_window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024)]
+    async with serve(stall_seconds=0.3, channel_options=small_window) as running:
+        running.engine.files = [TokenizerFile(name="tokenizer.json", content=bytes(10 * CHUNK_BYTES))]
+        unread = running.tokenizer.DownloadTokenizer(DOWNLOAD)
+        await unread.initial_metadata()
+        await asyncio.wait_for(running.server._gate.empty(), 5)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await asyncio.wait_for(all_of(unread), 5)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def all_of(messages):
+    return [message async for message in messages]

@@ -48,7 +48,9 @@ class TokenizerService(rpc.TokenizerServiceServicer):
         card = the_only(self._engine, request.model)
         call.model = card.name
         with self._downloads.one():
-            for file in await self._engine.tokenizer_files(card.name):
+            files = await self._engine.tokenizer_files(card.name)
+            await call.admit()  # where it came with a first chunk that nobody reads, no status could be sent
+            for file in files:
                 await _send(file, call)
 
 

@@ -3,8 +3,9 @@
 import asyncio
 from abc import abstractmethod
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -149,18 +150,29 @@ class AsyncEmbeddingStream(StreamedCorpus, AsyncFlow[Embedding, Corpus]):
         self._texts = texts
         self._room = asyncio.Semaphore(WINDOW)
         self._sending: asyncio.Task[None] | None = None
+        self._ends: list[grpc.aio.AioRpcError] = []
+        self._answers: AsyncIterator[embedding_pb2.EmbedStreamResponse] | None = None
 
     async def _advance(self) -> None:
         if self._call is None:
             self._call, self._outgoing = await self._open()
+            self._call.add_done_callback(partial(note, self._ends))
+            self._answers = aiter(self._call)  # `read` would lose what has come as soon as a write fails
             self._sending = asyncio.create_task(send(self._call, self._outgoing, self._texts, self._room))
-        event = await self._event(self._call.read())
+        event = await self._event(self._read())
         if isinstance(event, embedding_pb2.EmbedStreamResponse):
             if self._take(event):
                 self._room.release()
             return
         if self._ended():
             raise StopAsyncIteration
+
+    async def _read(self) -> object:
+        assert self._answers is not None, "opened with the call"
+        try:
+            return await anext(self._answers, None)
+        except grpc.aio.AioRpcError as failure:
+            raise next(iter(self._ends), failure) from None
 
     def close(self) -> None:
         if self._sending is not None:
@@ -182,6 +194,26 @@ async def send(call: Corpus, outgoing: Outgoing, texts: Texts, room: asyncio.Sem
         except Exception as error:
             outgoing.fault = error  # the reader raises it, after the results of what came before
         await call.done_writing()
+
+
+def note(ends: list[grpc.aio.AioRpcError], call: Corpus) -> None:
+    """How a call ended: its first status, for which grpc puts an INTERNAL of its own where a write fails after it.
+
+    It holds no reference to the stream either. grpc calls this with the status at hand, so that nothing waits.
+    """
+    trailing = at_once(call.trailing_metadata()) or grpc.aio.Metadata()
+    code, details = at_once(call.code()), at_once(call.details())
+    ends.append(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details=details))
+
+
+def at_once(ready: Coroutine[Any, Any, ItemT]) -> ItemT:
+    """What a coroutine returns that has nothing to wait for."""
+    try:
+        ready.send(None)
+    except StopIteration as end:
+        value: ItemT = end.value
+        return value
+    raise AssertionError("it waits")
 
 
 class CallIsOver(Exception):
