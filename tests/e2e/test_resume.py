@@ -1,8 +1,10 @@
 """Proves that an answer of a real server that loses its connection again and again is the answer that it would be."""
 
+import os
+import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -85,3 +87,18 @@ def test_a_stream_over_a_cable_that_is_cut_three_times_gives_the_answer_of_a_who
     assert stream.resumed >= 1  # what had arrived before the cut is read first
     assert stream.seed == whole.seed
     assert stream.usage is not None
+
+
+def test_a_stream_whose_engine_is_killed_waits_for_the_next_one_and_gives_the_whole_answer(
+    start_server: Callable[..., Any], models: list[str]
+) -> None:
+    server = start_server(models[0])
+    with Client(server.target) as client:
+        whole = client.generate("1, 2, 3, 4, 5,", temperature=0, max_tokens=40, ignore_eos=True)
+        with client.stream("1, 2, 3, 4, 5,", temperature=0, max_tokens=40, ignore_eos=True, timeout=120) as stream:
+            pieces = [next(stream)]
+            os.kill(server.engine(), signal.SIGKILL)
+            pieces += stream
+    assert "".join(piece.text for piece in pieces) == whole.text
+    assert [token for piece in pieces for token in piece.token_ids] == list(whole.candidates[0].token_ids)
+    assert stream.resumed >= 1

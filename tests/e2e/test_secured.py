@@ -39,6 +39,7 @@ def test_over_tls_a_token_gets_an_answer_and_is_seen_nowhere(
         embedding_pb2_grpc.EmbeddingServiceStub(channel).Embed(ASKED, timeout=60)
     command = Path(f"/proc/{server.process.pid}/cmdline").read_text()
     assert server.stop() == 0
+    assert server.other_lines == []  # nor does grpc write a line of its own for who speaks no TLS
     told = f"{server.log} {server.other_lines} {command}"
     assert "'client': 'alice'" in told
     assert "'encrypted': True" in told

@@ -106,8 +106,9 @@ def _run(words: list[str]) -> int:
         return USED_WRONGLY
     if name not in COMMANDS:
         raise used_wrongly(f"no command {name!r}.", _meant(name))
-    if COMMANDS[name].extra == "cli" and "--debug" not in words:
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # a broken connection is told as an error, once, in our words
+    if "--debug" not in words:
+        # A client tells of a broken connection itself, once; a server has no line for a caller that speaks no TLS.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE" if COMMANDS[name].extra == "cli" else "ERROR")
     try:
         options, unknown = parser_of(name).parse_known_args(words)
         if unknown:
