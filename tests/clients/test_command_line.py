@@ -277,7 +277,6 @@ def test_a_server_that_dies_is_told_once_and_in_our_words(mortal, surroundings: 
     assert process.stdout is not None
     assert process.stderr is not None
     assert process.stdout.read(5) == b"story"
-    mortal.stopping.set()
     mortal.die()
     assert process.wait(timeout=60) == 1
     (told,) = process.stderr.read().decode().splitlines()

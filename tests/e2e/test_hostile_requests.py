@@ -217,6 +217,14 @@ ROWS: dict[str, Row] = {
         "chat.template_arguments holds 'messages'",
         chat=chat(USER, template_arguments=json_format.ParseDict({"messages": []}, Struct())),
     ),
+    "arguments thirty levels deep": generate(
+        "chat.template_arguments holds 'deeper', which the template does not read",
+        chat=chat(USER, template_arguments=json_format.ParseDict(nested_dict(30), Struct())),
+    ),
+    "100,000 arguments": generate(
+        "chat.template_arguments holds 'k0', which the template does not read",
+        chat=chat(USER, template_arguments=json_format.ParseDict({f"k{i}": 1 for i in range(100_000)}, Struct())),
+    ),
     "special tokens for a chat": generate("add_special_tokens", chat=chat(USER), add_special_tokens=True),
     "2,049 inputs": embed("inputs holds 2049; the limit is 2048", texts=2049, reason="BATCH_TOO_LARGE"),
     "two million empty inputs": raw(EMBED, b"\x1a\x00" * 2_000_000, "2000000", "2048", reason="BATCH_TOO_LARGE"),
@@ -293,14 +301,6 @@ STRANGE: dict[str, dict[str, Any]] = {
     },
     "roles that nobody has": {
         "chat": {"messages": [{"role": "wizard", "content": "hi"}, {"role": "", "content": ""}]},
-        "config": {"stopping": {"max_tokens": 1}},
-    },
-    "arguments thirty levels deep": {
-        "chat": {"messages": [{"role": "user", "content": "hi"}], "template_arguments": nested_dict(30)},
-        "config": {"stopping": {"max_tokens": 1}},
-    },
-    "100,000 arguments": {
-        "chat": {"messages": [{"role": "user"}], "template_arguments": {f"k{i}": "v" for i in range(100_000)}},
         "config": {"stopping": {"max_tokens": 1}},
     },
 }  # fmt: skip
