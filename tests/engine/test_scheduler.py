@@ -337,3 +337,16 @@ def test_the_account_counts_the_blocks_of_all_candidates_at_their_most() -> None
     run.drain()
     (account,) = [e.account for e in run.ends(1) if isinstance(e, Token) and e.account]
     assert account.peak_blocks == 6
+
+
+def test_candidates_that_wait_share_their_prompt_and_each_that_runs_has_its_own_tokens() -> None:
+    run = Run(sequences=2)
+    suffixes = [[number] for number in range(40)]
+    run.add(1, [9] * 10, 0, candidates=40, suffixes=suffixes, score_suffixes=True, share_prefix=False)
+    waiting = run.scheduler._waiting
+    assert len({id(sequence.tokens) for sequence in waiting}) == 1
+    assert [sequence.pending for sequence in waiting] == [11] * 40
+    batch = run.scheduler.plan(run.budget, run.budget, 1.0)
+    assert [piece.sequence.tokens for piece in batch] == [[9] * 10 + [0], [9] * 10 + [1]]
+    assert len(run.scheduler._waiting) == 38
+    assert len({id(sequence.tokens) for sequence in run.scheduler._waiting}) == 1

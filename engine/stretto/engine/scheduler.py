@@ -235,6 +235,7 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence, room: int, now: float) -> bool:
         """Give a waiting sequence its published prefix and its first blocks, or nothing at all."""
+        sequence.admitted()
         self._match(sequence)
         if self._missing(sequence, sequence.pending) > self.pool.available:
             self._forget(sequence)

@@ -11,7 +11,8 @@ class Sequence:
 
     Prefill and decode are the same thing seen at different lengths: each step computes some of the `pending` tokens,
     and a sequence with one pending token is decoding. `order` is its place among all arrivals. `to_score` are the
-    positions of given tokens whose logprobs are still to be told.
+    positions of given tokens whose logprobs are still to be told. Until it is admitted its `tokens` are the request's
+    own prompt, which thousands of candidates may share; what stands behind that waits in `suffix`.
     """
 
     request: Generate
@@ -20,6 +21,7 @@ class Sequence:
     order: int = 0
     computed: int = 0
     to_score: range = range(0)
+    suffix: list[int] = field(default_factory=list)
     blocks: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)  # the digests of its full blocks, as far as they were needed
 
@@ -27,15 +29,19 @@ class Sequence:
     def begun(cls, request: Generate, candidate: int) -> "Sequence":
         """A candidate as it is asked for: the prompt, and what stands behind it already."""
         suffix = request.suffixes[candidate] if request.suffixes else []
-        tokens = [*request.prompt, *suffix]
         first = 1 if request.score_prompt and candidate == 0 else len(request.prompt)
-        last = len(tokens) if request.score_suffixes else len(request.prompt)
-        return cls(request, candidate, tokens, to_score=range(first, last))
+        last = len(request.prompt) + (len(suffix) if request.score_suffixes else 0)
+        return cls(request, candidate, request.prompt, to_score=range(first, last), suffix=suffix)
+
+    def admitted(self) -> None:
+        """Have a list of its own, which grows with each token that is drawn."""
+        if self.tokens is self.request.prompt:
+            self.tokens, self.suffix = [*self.tokens, *self.suffix], []
 
     @property
     def pending(self) -> int:
         """Tokens not yet in the cache."""
-        return len(self.tokens) - self.computed
+        return len(self.tokens) + len(self.suffix) - self.computed
 
     @property
     def generated(self) -> int:
