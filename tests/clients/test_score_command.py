@@ -125,6 +125,9 @@ def test_info_shows_what_the_server_is(stretto) -> None:
     assert (info.version, info.max_inputs_per_request) == ("1.2.3", 2048)
 
 
-def test_info_counts_no_threads_where_their_number_is_not_known_yet(stretto, server) -> None:
-    server.limits = server_pb2.GetServerInfoResponse(device="cpu (2 threads)", kernels="torch")
-    assert "\ndevice         cpu (2 threads), kernels torch\n" in stretto("info").stdout
+@pytest.mark.parametrize(("device", "threads"), [("cpu (2 threads)", 2), ("cpu (2 threads)", 0), ("cuda:0", 0)])
+def test_info_counts_threads_once_and_not_before_their_number_is_known(
+    stretto, server, device: str, threads: int
+) -> None:
+    server.limits = server_pb2.GetServerInfoResponse(device=device, cpu_threads=threads, kernels="torch")
+    assert f"\ndevice         {device}, kernels torch\n" in stretto("info").stdout

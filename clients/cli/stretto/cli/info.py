@@ -30,7 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print(f"version        {info.version} ({', '.join(info.api_versions)})")
     print(f"up for         {_time(info.uptime_seconds)}")
-    threads = f"{info.cpu_threads} threads, " if info.cpu_threads else ""  # 0: not known yet
+    told = not info.cpu_threads or "threads" in info.device  # 0: not known yet
+    threads = "" if told else f"{info.cpu_threads} threads, "
     print(f"device         {info.device}, {threads}kernels {info.kernels}")
     print(f"one request    {byte_size(info.max_request_bytes)}, {info.max_inputs_per_request:,} texts")
     print(f"one reply      {byte_size(info.max_response_bytes)}")
