@@ -398,3 +398,21 @@ async def test_a_closed_async_client_says_so(server) -> None:
         await client.generate("hi")
     with pytest.raises(StrettoError, match="closed"):
         client.stream("hi")
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["localhost", "localhost:", ":50051", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:x", "http://here:50051"],
+)
+def test_a_target_without_a_host_and_a_port_is_refused(target: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"target must be HOST:PORT.*got") as caught:
+        Client(target)
+    assert caught.value.field == "target"
+
+
+@pytest.mark.parametrize(
+    "target", ["here:1", "[::1]:65535", "dns:///here:50051", "ipv4:127.0.0.1:1,127.0.0.1:2", "unix:/run/stretto"]
+)
+def test_a_target_may_be_an_address_or_of_one_of_grpcs_own_forms(target: str) -> None:
+    with Client(target) as client:
+        assert client.target == target

@@ -48,6 +48,8 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.enable_retries", 1),
     ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
 )
+MAX_PORT = 65535
+GRPC_FORM = re.compile(r"(dns|unix|unix-abstract|ipv4|ipv6|vsock|xds|passthrough):")
 METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
 METADATA_VALUE = re.compile(r"[\x20-\x7e]*")
 
@@ -92,8 +94,14 @@ def connection(
 
 def _target(target: str) -> str:
     """HOST:PORT, or one of grpc's own forms (dns:///name:port, ipv4:address:port,address:port, unix:path)."""
-    if target.startswith(("http://", "https://")) or ":" not in target:
-        raise invalid(f"target must be HOST:PORT, as in {DEFAULT_TARGET}; got {target!r}.", "target")
+    host, _, port = target.rpartition(":")
+    # grpc itself takes any number, and calls port 34463 for 99999.
+    is_address = bool(host) and "/" not in host and port.isascii() and port.isdigit() and 0 < int(port) <= MAX_PORT
+    if not (is_address or GRPC_FORM.match(target)):
+        raise invalid(
+            f"target must be HOST:PORT, as in {DEFAULT_TARGET}, with a port of 1 to {MAX_PORT}; got {target!r}.",
+            "target",
+        )
     return target
 
 
