@@ -210,12 +210,16 @@ class Server:
             max_response_bytes=self._settings.max_response_bytes,
         )
         server = ServerService(self._engine, self._settings)
-        generation_pb2_grpc.add_GenerationServiceServicer_to_server(generation, self._grpc)  # type: ignore[no-untyped-call]
-        embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(embedding, self._grpc)  # type: ignore[no-untyped-call]
-        model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._grpc)  # type: ignore[no-untyped-call]
-        tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(tokenizer, self._grpc)  # type: ignore[no-untyped-call]
-        server_pb2_grpc.add_ServerServiceServicer_to_server(server, self._grpc)  # type: ignore[no-untyped-call]
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        services: list[tuple[Callable[..., None], object]] = [
+            (generation_pb2_grpc.add_GenerationServiceServicer_to_server, generation),
+            (embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server, embedding),
+            (model_pb2_grpc.add_ModelServiceServicer_to_server, models),
+            (tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server, tokenizer),
+            (server_pb2_grpc.add_ServerServiceServicer_to_server, server),
+            (health_pb2_grpc.add_HealthServicer_to_server, self._health),
+        ]
+        for add, service in services:
+            add(service, self._grpc)
         if self._settings.reflects:
             add_reflection([*SERVICES, "grpc.health.v1.Health"], self._grpc)
 

@@ -23,7 +23,7 @@ NEEDS = {GENERATION: Task.GENERATE, EMBEDDING: Task.EMBED}
 Status = health_pb2.HealthCheckResponse
 
 
-class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # its package has no types
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # a package without types; what later versions add is its to refuse
     """The standard service, and the rule by which its answers follow the engine and the drain.
 
     grpc's own servicer for asyncio does not do: when one watcher leaves, the others hear nothing more, and one that

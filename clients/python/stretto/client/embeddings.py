@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from stretto.client.errors import StrettoError, invalid
 from stretto.client.results import InputReport, Provenance, Telemetry, Usage
@@ -32,13 +32,13 @@ class Embedding:
     @property
     def vector(self) -> "NDArray[numpy.float32]":
         """[d] float32; a list of d floats where numpy is not installed."""
-        return _array(self._values()) if _numpy_installed() else self.tolist()  # type: ignore[return-value]
+        return _array(self._values()) if _numpy_installed() else _lists(self.tolist())
 
     @property
     def vectors(self) -> "NDArray[numpy.float32]":
         """[v, d] float32, one a token or a window, [1, d] else; lists of floats where numpy is not installed."""
         rows = [list(decoded(vector)) for vector in self._read()]
-        return _array(rows) if _numpy_installed() else rows  # type: ignore[return-value]
+        return _array(rows) if _numpy_installed() else _lists(rows)
 
     def tolist(self) -> list[float]:
         """d floats, with numpy or without."""
@@ -89,7 +89,7 @@ class Embeddings(Sequence[Embedding]):
     @property
     def vectors(self) -> "NDArray[numpy.float32]":
         """[n, d] float32; a list of n lists of d floats where numpy is not installed. Made anew at each reading."""
-        return self._matrix() if _numpy_installed() else self.tolist()  # type: ignore[return-value]
+        return self._matrix() if _numpy_installed() else _lists(self.tolist())
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -132,6 +132,11 @@ class Embeddings(Sequence[Embedding]):
         if len(failed) > 1 and not getattr(first, "__notes__", None):
             first.add_note(f"{len(failed)} of {len(self.items)} texts failed: {sorted(failed)}.")
         raise first
+
+
+def _lists(rows: list[Any]) -> "NDArray[numpy.float32]":
+    """What stands in for an array where there is no numpy, and so no type of its own either."""
+    return cast("NDArray[numpy.float32]", rows)
 
 
 def _numpy_installed() -> bool:

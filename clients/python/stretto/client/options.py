@@ -156,7 +156,7 @@ def spelled_out(call: CallT) -> CallT:
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
         for name, hint in get_type_hints(options).items()
     ]
-    call.__signature__ = signature.replace(parameters=[*own, *named])  # type: ignore[attr-defined]
+    vars(call)["__signature__"] = signature.replace(parameters=[*own, *named])
     return call
 
 

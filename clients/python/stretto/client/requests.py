@@ -72,7 +72,7 @@ def tokenize(texts: Iterable[Text] | Sequence[Message], options: Options) -> tok
     if made.HasField("chat"):
         raise invalid("chat.template and its arguments need a list of messages.", "chat.template")
     for index, text in enumerate(given):
-        write_text(made.inputs.add(), text, f"inputs[{index}]")  # type: ignore[arg-type]  # no message: looked above
+        write_text(made.inputs.add(), text, f"inputs[{index}]")
     return made
 
 

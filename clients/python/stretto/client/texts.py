@@ -43,8 +43,8 @@ def write_messages(chat: common_pb2.ChatPrompt, messages: Sequence[Any]) -> None
             write(made, name, value, f"{path}.{name}")
 
 
-def write_text(made: common_pb2.TextInput, text: Text, path: str) -> None:
-    """A string, a list of token ids, or a pair of strings."""
+def write_text(made: common_pb2.TextInput, text: object, path: str) -> None:
+    """A string, a list of token ids, or a pair of strings; anything else is refused."""
     if isinstance(text, str):
         write(made, "text", text, f"{path}.text")
     elif isinstance(text, bytes) or not isinstance(text, Sequence):
